@@ -1,0 +1,218 @@
+"""What a call is to those who use one: the contract between `calls/` (who decides and runs it), `modem/`
+(whose `Line` it goes over) and `mail/` and later `relay/` (whose `Job`s it carries). A leaf without I/O.
+
+Theory of operation. The cycle dials a `Line`; on CONNECT it holds an `OpenCall` and runs every `Job` side
+by side, each in a task of its own: `run` until it returns, then `wait_work`, then `run` again. When all jobs
+wait at once and `linger` has passed, or the carrier is lost, or `max_call` is over, the tasks are cancelled
+and the line is hung up. A job counts what it did on the call as it happens (`OpenCall.count`), so that a
+cancelled job loses no figure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import trio
+
+__all__ = [
+    "Dialled",
+    "Job",
+    "JobReport",
+    "Line",
+    "LineState",
+    "NextCall",
+    "OpenCall",
+    "Outcome",
+    "Prospect",
+    "Reason",
+    "Tally",
+]
+
+
+class Outcome(StrEnum):
+    """How a call, or one dial of it, ended (DESIGN §6)."""
+
+    COMPLETE = "complete"
+    PARTIAL = "partial"
+    BUSY = "busy"
+    NO_ANSWER = "no-answer"
+    NO_CARRIER = "no-carrier"
+    NO_DIALTONE = "no-dialtone"
+    BLACKLISTED = "blacklisted"
+    DELAYED = "delayed"
+    TIMEOUT = "timeout"
+    MODEM_SILENT = "modem-silent"
+    MODEM_ERROR = "modem-error"
+    PIN_REFUSED = "pin-refused"
+    NO_NETWORK = "no-network"
+    NEGOTIATION_FAILED = "negotiation-failed"
+    LOGIN_REFUSED = "login-refused"
+    CARRIER_LOST = "carrier-lost"
+    INTERRUPTED = "interrupted"
+    MAX_CALL = "max-call"
+    HUNG_UP = "hung-up"
+
+
+class Reason(StrEnum):
+    """Why a call was made (DESIGN §6)."""
+
+    URGENT = "urgent"
+    CONNECTION_REQUEST = "connection-request"
+    WAKE = "wake"
+    AT = "at"
+    EVERY = "every"
+    QUEUED_MESSAGES = "queued-messages"
+    QUEUED_SIZE = "queued-size"
+    OLDEST_MESSAGE = "oldest-message"
+    BULK = "bulk"
+    RETRY = "retry"
+    BY_HAND = "by-hand"
+
+
+class LineState(StrEnum):
+    """`status`'s `line.state` (DESIGN §6)."""
+
+    IDLE = "idle"
+    DIALLING = "dialling"
+    NEGOTIATING = "negotiating"
+    EXCHANGING = "exchanging"
+    LINGERING = "lingering"
+    HANGING_UP = "hanging-up"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a call moved. `sent`, `fetched`, `failed` in messages (`failed`: those that ended in a bounce,
+    and accounts and servers whose work failed); bytes as DESIGN §6 says."""
+
+    sent: int = 0
+    fetched: int = 0
+    failed: int = 0
+    circuits: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    @property
+    def moved(self) -> bool:
+        """Whether the call was good for anything."""
+        return bool(self.sent or self.fetched or self.circuits)
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What waits for a call, as the policy sees it. Times are wall-clock Unix seconds; held messages and
+    those in `bulk_*` count for no other field."""
+
+    messages: int = 0
+    bytes: int = 0
+    oldest: float | None = None
+    urgent: int = 0
+    bulk_messages: int = 0
+    bulk_bytes: int = 0
+    bulk_oldest: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NextCall:
+    """When the next call will be, for `status`: wall-clock Unix seconds, or None when nothing plans one;
+    `reason` says in words why then, or why not."""
+
+    at: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """How one run of a job ended. `left`: it leaves work that it could have done but for a fault of this
+    call (a server that did not answer); `detail` says so in a sentence for the journal."""
+
+    left: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """The end of one dial: `connected` with the rate in bit/s (0: the modem did not say), or why not."""
+
+    outcome: Outcome | None
+    rate: int = 0
+    text: str = ""
+
+    @property
+    def connected(self) -> bool:
+        return self.outcome is None
+
+
+class Line(Protocol):
+    """One way out. Calls never overlap on a line; whoever holds it calls these in the order written."""
+
+    name: str
+
+    async def prepare(self) -> Outcome | None:
+        """Opens the port, finds the modem, hangs up what a crash left off-hook, sends the init strings.
+        None when it can dial, else why it can't. May be called again after a failed dial."""
+        ...
+
+    async def dial(self, number: str) -> Dialled:
+        """One ATD, until its final result or `dial_timeout`. Cancelled: the dial is aborted first."""
+        ...
+
+    async def negotiate(self) -> Outcome | None:
+        """Brings the network up on the carrier (nothing to do with bearer none). None when it is up."""
+        ...
+
+    async def open_stream(self, host: str, port: int) -> trio.SocketStream:
+        """A TCP connection over the line, TCP_NODELAY set. Raises OSError. The cycle counts its bytes."""
+        ...
+
+    async def wait_carrier_lost(self) -> Outcome:
+        """Returns once the far end or the network is gone, with the outcome that this is."""
+        ...
+
+    async def hang_up(self) -> None:
+        """Puts the line on-hook and closes the port, whatever state it is in; bounded in time; idempotent."""
+        ...
+
+
+@dataclass(slots=True)
+class OpenCall:
+    """A call that is up, as its jobs see it. Owned by the cycle.
+
+    `open_stream(host, port)` opens a byte-counting TCP connection over the line and raises OSError;
+    `show(text)` puts a line into the call's progress (`status --watch`, `demo`).
+    """
+
+    id: int
+    line: str
+    reason: Reason
+    rate: int
+    open_stream: Callable[[str, int], Awaitable[trio.abc.HalfCloseableStream]]
+    tally: Tally = field(default_factory=Tally)
+    show: Callable[[str], None] = lambda text: None
+
+    def count(self, *, sent: int = 0, fetched: int = 0, failed: int = 0) -> None:
+        """Adds to the call's figures as things happen."""
+        self.tally.sent += sent
+        self.tally.fetched += fetched
+        self.tally.failed += failed
+
+
+class Job(Protocol):
+    """Work that a call does. `name` is unique among the jobs of a call and stable over calls."""
+
+    name: str
+
+    async def run(self, call: OpenCall) -> JobReport:
+        """Does all that can be done now and returns. Is cancelled when the line goes; whatever is true
+        then must already be on stable storage. Never raises for what a network or server does."""
+        ...
+
+    async def wait_work(self) -> None:
+        """Returns when there is work that this call has not tried yet. Only called after `run` returned."""
+        ...

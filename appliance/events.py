@@ -1,0 +1,198 @@
+"""THE table of events: what the journal can say of Posthouse, each with an id, a text and what to do. A leaf.
+
+An event is emitted with `emit(EVENT, field=value, …)`; its text is made of the fields. Every string from
+outside (modem, caller ID, SMTP, DNS, a peer) passes `clean` on its way: control and bidirectional characters
+never reach a terminal or the journal. Passwords are never a field.
+"""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["Event", "clean", "emit", "table", "trace"]
+
+FIELD_LIMIT: Final = 500
+"""Characters of one field that reach the journal: a reply line of SMTP is at most 512 bytes (RFC 5321 §4.5.3.1.5)."""
+
+_log = logging.getLogger("posthouse")
+_table: dict[str, Event] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`id` as in the journal's field EVENT, `level` of `logging`, `text` a format string over the fields,
+    `action` what a person does about it ("" where nothing is to be done)."""
+
+    id: str
+    level: int
+    text: str
+    action: str = ""
+
+    def __post_init__(self) -> None:
+        if self.id in _table:
+            raise ValueError(f"event {self.id} is in the table twice")
+        _table[self.id] = self
+
+
+def table() -> dict[str, Event]:
+    """id -> event, of all there are."""
+    return dict(_table)
+
+
+def clean(value: object, limit: int = FIELD_LIMIT) -> str:
+    """`value` as text without control, format (bidirectional) and surrogate characters, at most `limit` long."""
+    text = value.decode("utf-8", "replace") if isinstance(value, (bytes, bytearray)) else str(value)
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(
+            c if c == " " or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") else "\ufffd"
+            for c in text
+        )
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def emit(event: Event, /, **fields: object) -> None:
+    """Puts one event into the journal (the handlers of the logger `posthouse`), its fields cleaned."""
+    if not _log.isEnabledFor(event.level):
+        return
+    cleaned = {k: clean(v) for k, v in fields.items()}
+    _log.log(
+        event.level, "%s", event.text.format_map(cleaned), extra={"posthouse_event": event, "posthouse_fields": cleaned}
+    )
+
+
+def trace(error: BaseException) -> None:
+    """The traceback of a defect, at debug level, behind the event that told of it."""
+    _log.debug("traceback", exc_info=error)
+
+
+_D, _I, _W, _E = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
+
+# The process
+STARTED = Event("started", _I, "Posthouse {version} for {site} is ready after {seconds} s")
+STOPPING = Event("stopping", _I, "stopping: {why}")
+STOPPED = Event("stopped", _I, "stopped")
+SERVICE_RESTARTED = Event(
+    "service-restarted",
+    _E,
+    "service {service} failed ({error}); restarted in {seconds} s",
+    "If it repeats, send what `posthouse support` collects.",
+)
+SERVICE_FAILED = Event(
+    "service-failed",
+    _E,
+    "service {service} failed {times} times within {seconds} s; giving up, the process ends",
+    "systemd starts the process again; if that repeats, send what `posthouse support` collects.",
+)
+RELOADED = Event("reloaded", _I, "configuration read again: {changed}")
+RELOAD_REFUSED = Event(
+    "reload-refused",
+    _W,
+    "configuration not taken over, the old one stays: {errors}",
+    "Run `posthouse check`, mend the file, reload again.",
+)
+RELOAD_NEEDS_RESTART = Event(
+    "reload-needs-restart",
+    _W,
+    "{what} changed: takes effect at the next start",
+    "Restart posthouse.service when it suits.",
+)
+LISTENING = Event("listening", _I, "{service} listens on {address}")
+ACCEPT_FAILED = Event(
+    "accept-failed", _W, "{service} could not accept a connection: {error}", "Too many connections or files are open."
+)
+CLOCK_UNTRUSTED = Event(
+    "clock-untrusted",
+    _W,
+    "the clock is not trusted: `at` and `windows` are ignored until it is",
+    "Set the time, or let a call get it.",
+)
+
+# The spool and the mailboxes
+ACCEPTED = Event("accepted", _I, "{id}: accepted from {client} ({user}), {size} bytes, from <{sender}> to {recipients}")
+LOCAL = Event("delivered-locally", _I, "{id}: delivered to {user}")
+PUT_ASIDE = Event(
+    "put-aside",
+    _W,
+    "{file} is damaged ({why}); moved to {to}",
+    "Half-written at a power cut and never acknowledged, or the disk is failing: look at the file.",
+)
+STORAGE_FAILED = Event(
+    "storage-failed", _E, "the disk failed: {error}", "Check the disk; accepted mail is kept as long as it can be read."
+)
+DISK_FULL = Event(
+    "disk-full", _W, "the disk is full: {what} refused", "Remove mail, or give the data partition more room."
+)
+HELD = Event("held", _I, "{id}: held by hand")
+RELEASED = Event("released", _I, "{id}: released by hand")
+REMOVED = Event("removed", _W, "{id}: removed by hand, from <{sender}>, {recipients} not sent")
+BOUNCED = Event("bounced", _W, "{id}: {recipients} failed ({reply}); bounce to <{to}>")
+BOUNCE_DROPPED = Event("bounce-dropped", _W, "{id}: {recipients} failed ({reply}); the null sender gets no bounce")
+
+# The LAN
+LOGIN_FAILED = Event("login-failed", _W, "{service}: {client} gave a wrong name or password for {user}")
+SESSION_REFUSED = Event("session-refused", _W, "{service}: {client} refused: {why}")
+SESSION_ENDED = Event("session-ended", _I, "{service}: {client} ended: {why}")
+SMUGGLING = Event(
+    "bare-line-end",
+    _W,
+    "{client} sent a bare CR or LF in a message; refused",
+    "The mail program is broken, or an attack.",
+)
+CERTIFICATE_MADE = Event("certificate-made", _I, "made a self-signed certificate for {names} in {file}")
+
+# The call
+CALL_PLANNED = Event("call-planned", _I, "next call: {at}: {reason}")
+CALL_STARTED = Event("call-started", _I, "call {id} on {line}: {reason}")
+DIALLING = Event("dialling", _I, "call {id}: dialling {number} (dial {dial})")
+DIAL_FAILED = Event("dial-failed", _W, "call {id}: {number}: {outcome} {text}")
+CONNECTED = Event("connected", _I, "call {id}: connected to {number} at {rate} bit/s")
+CARRIER_LOST = Event("carrier-lost", _W, "call {id}: the line dropped after {seconds} s")
+CALL_ENDED = Event(
+    "call-ended",
+    _I,
+    "call {id}: {outcome} after {seconds} s: sent {sent}, fetched {fetched}, failed {failed}, "
+    "{bytes_in} bytes in, {bytes_out} out",
+)
+CALL_INTERRUPTED = Event("call-interrupted", _W, "call {id} had no end in the ledger: closed as interrupted")
+REDIAL_FORBIDDEN = Event("redial-forbidden", _I, "{number} may not be dialled before {at}: {rule}")
+LEDGER_RESERVE_USED = Event(
+    "ledger-reserve-used",
+    _W,
+    "the disk is full: the ledger goes on in the room that was kept for it",
+    "Remove mail, or give the data partition more room.",
+)
+LEDGER_BEHIND = Event(
+    "ledger-behind",
+    _W,
+    "the ledger could not be written ({error}); {records} records wait in memory",
+    "Check the disk; calls go on, and what waits is written as soon as the disk takes it.",
+)
+JOB_CRASHED = Event(
+    "job-crashed",
+    _E,
+    "call {id}: {job} failed unexpectedly: {error}",
+    "Its work waits for the next call; send what `posthouse support` collects.",
+)
+MODEM_FOUND_OFF_HOOK = Event("modem-off-hook", _W, "{line}: the modem did not answer AT; hung up with +++ and ATH")
+MODEM_PROBLEM = Event("modem-problem", _W, "{line}: {what}", "Check the modem, its cable and its power.")
+MODEM_SAID = Event("modem-said", _D, "{line}: {direction} {text}")
+LINE_NOT_USABLE = Event("line-not-usable", _W, "{line}: {why}", "Change the line's configuration.")
+
+# Mail over the call
+JOB_FAILED = Event("job-failed", _W, "call {id}: {job}: {why}")
+SENT = Event("sent", _I, "{id}: sent to {recipients} by {host}: {reply}")
+DEFERRED = Event("deferred", _W, "{id}: {recipients} deferred by {host}: {reply}")
+IN_DOUBT = Event("in-doubt", _W, "{id}: sent but not acknowledged when the line dropped; it will be sent again")
+FETCHED = Event("fetched", _I, "{account}: {uid} fetched for {user}, {size} bytes")
+SMARTHOST_FAILED = Event(
+    "smarthost-failed",
+    _W,
+    "call {call}: {host}:{port} is of no use in this call: {why}",
+    "Check the smarthost's host, port, tls, ca, login and secret.",
+)
+QUOTA_FULL = Event(
+    "quota-full", _W, "{account}: the mailbox of {user} is full; {messages} messages stay upstream", "Remove mail."
+)
