@@ -1,0 +1,130 @@
+"""The disk's operations: the only code of Posthouse that writes files. Synchronous; callers off the event
+loop are `committer` and start-up.
+
+Each operation has a power-cut rule, which `recording` plays out in tests: what is certain to be there after
+the power went, if it went right behind the operation.
+
+| operation           | after a power cut                                                              |
+|---------------------|--------------------------------------------------------------------------------|
+| create, mkdir       | the entry may be there or not; a file is empty, or holds any part of its writes |
+| write, pwrite       | any part of the bytes may be there, zeros in place of missing ones before others |
+| truncate            | the old length or the new                                                      |
+| rename, link, unlink| the old entry or the new, never neither (rename is atomic)                     |
+| fsync, fdatasync    | the file's bytes are there, its entry need not be (fsync(2))                   |
+| fsync_folder        | the folder's entries are there, the files' bytes need not be                   |
+| syncfs              | everything before it on that file system is there (reports errors since Linux 5.8) |
+
+Reading needs no rule and no door: rooms read with the standard library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["FILE_MODE", "FOLDER_MODE", "Disk"]
+
+FILE_MODE: Final = 0o600
+FOLDER_MODE: Final = 0o700
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Disk:
+    """The real one. Every method raises OSError. Descriptors are plain ints, closed by `close`."""
+
+    def __init__(self) -> None:
+        self.flushes = 0
+        """How often stable storage was waited for: the figure that wears flash and sets the pace of an SD card."""
+
+    def create(self, path: Path, *, mode: int = FILE_MODE) -> int:
+        """A new file, open for writing and reading; FileExistsError when there is one."""
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, mode)
+
+    def open_append(self, path: Path) -> int:
+        """An existing file, open for appending."""
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+
+    def write(self, fd: int, data: bytes | bytearray | memoryview) -> None:
+        """All of `data` at the descriptor's position."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """All of `data` at `offset`."""
+        view = memoryview(data)
+        while view:
+            n = os.pwrite(fd, view, offset)
+            view, offset = view[n:], offset + n
+
+    def truncate(self, fd: int, length: int) -> None:
+        os.ftruncate(fd, length)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def fsync(self, fd: int) -> None:
+        self.flushes += 1
+        os.fsync(fd)
+
+    def fdatasync(self, fd: int) -> None:
+        self.flushes += 1
+        os.fdatasync(fd)
+
+    def fsync_folder(self, path: Path) -> None:
+        self.flushes += 1
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def syncfs(self, path: Path) -> None:
+        """Flushes the whole file system that holds `path`."""
+        self.flushes += 1
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if _libc.syncfs(fd) != 0:
+                error = ctypes.get_errno()
+                raise OSError(error, os.strerror(error), str(path))
+        finally:
+            os.close(fd)
+
+    def rename(self, old: Path, new: Path) -> None:
+        os.rename(old, new)
+
+    def link(self, old: Path, new: Path) -> None:
+        os.link(old, new)
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)
+
+    def mkdir(self, path: Path, *, mode: int = FOLDER_MODE) -> None:
+        """The folder and those above it that are missing; no error when it is there."""
+        if path.is_dir():
+            return
+        self.mkdir(path.parent, mode=mode)
+        try:
+            os.mkdir(path, mode)
+        except FileExistsError:
+            pass
+
+    # ---- compositions that more than one room needs
+    def replace_file(self, path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
+        """`path` holds `data`, whole and durably, or what it held before. 2 flushes."""
+        draft = path.with_name(path.name + ".new")
+        if draft.exists():
+            self.unlink(draft)
+        fd = self.create(draft, mode=mode)
+        try:
+            self.write(fd, data)
+            self.fsync(fd)
+        finally:
+            self.close(fd)
+        self.rename(draft, path)
+        self.fsync_folder(path.parent)
