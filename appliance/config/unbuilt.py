@@ -1,0 +1,84 @@
+"""What can be configured but is not built in this version. Such a feature is never ignored: `posthouse run` ends with
+a sentence for each, `posthouse check` finds no fault with it.
+
+One entry here goes away with each feature that is built. Keys whose default is other than off are never refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from appliance.config.faults import KeyPath, show
+from appliance.config.model import LineKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from appliance.config.model import Account, Config, Line
+
+__all__ = ["unbuilt"]
+
+BUILT_PROFILES = frozenset({"hayes"})
+BUILT_COUNTRIES = frozenset({"", "jp"})
+BUILT_PROTOCOLS = frozenset({"pop3"})
+
+Found = tuple[KeyPath, object, str]
+"""A place, whether it is configured (anything that is true), and what it would do."""
+
+
+def unbuilt(config: Config) -> list[str]:
+    """A sentence for each feature that is configured and not built, `KEY.PATH: … is not built yet`."""
+    return [f"{show(path)}: {what} is not built yet" for path, is_set, what in _all(config) if is_set]
+
+
+def _all(config: Config) -> Iterator[Found]:
+    for i, interface in enumerate(config.interface):
+        yield ("interface", i), interface, "managing the host's network interfaces"
+    yield ("firewall", "forward"), config.firewall.forward, "letting hosts of the LAN onto the line"
+    for i, line in enumerate(config.line):
+        for key, is_set, what in _of_line(line):
+            yield ("line", i, key), is_set, what
+    yield ("schedule", "connection_request"), config.schedule.connection_request, "calling for a connection request"
+    for i, tariff in enumerate(config.tariff):
+        yield ("tariff", i), tariff, "counting what calls cost"
+    budget = config.budget
+    yield ("budget", "per_day"), budget.per_day is not None, "a budget"
+    yield ("budget", "per_month"), budget.per_month is not None, "a budget"
+    yield ("budget", "urgent_reserve"), budget.urgent_reserve, "a budget"
+    yield ("mail", "imap"), config.mail.imap, "IMAP for the LAN"
+    for i, user in enumerate(config.user):
+        for j, account in enumerate(user.account):
+            for key, is_set, what in _of_account(account):
+                yield ("user", i, "account", j, key), is_set, what
+    relay = config.relay
+    yield ("relay", "listen"), relay.listen, "the relay server"
+    for i, peer in enumerate(relay.peer):
+        yield ("relay", "peer", i), peer, "the relay server"
+    for i, relay_account in enumerate(relay.account):
+        yield ("relay", "account", i), relay_account, "the relay server"
+    for i, device in enumerate(relay.device):
+        yield ("relay", "device", i), device, "the relay server"
+    yield ("alerts", "to"), config.alerts.to, "sending alerts"
+    yield ("alerts", "every"), config.alerts.every_s is not None, "sending alerts"
+    yield ("console", "password"), config.console.password, "the console"
+    yield ("console", "ssh"), config.console.ssh, "the console over ssh"
+    for key in ("power", "line", "mail", "fault"):
+        yield ("leds", key), getattr(config.leds, key), "showing the state on LEDs"
+
+
+def _of_line(line: Line) -> Iterator[tuple[str, object, str]]:
+    yield "kind", line.kind is LineKind.INTERFACE, 'kind = "interface"'
+    yield "profile", line.profile not in BUILT_PROFILES, f'the profile "{line.profile}"'
+    yield "country", line.country not in BUILT_COUNTRIES, f'the redial rules of country = "{line.country}"'
+    yield "ppp_login", line.ppp_login, "logging in over PPP"
+    yield "apn", line.apn, "an access point name"
+    yield "pin", line.pin, "giving a SIM its PIN"
+    yield "power_gpio", line.power_gpio, "power-cycling a modem"
+    yield "wake_numbers", line.wake_numbers, "being woken by a ring"
+    yield "tariff", line.tariff, "counting what calls cost"
+
+
+def _of_account(account: Account) -> Iterator[tuple[str, object, str]]:
+    yield "protocol", account.protocol not in BUILT_PROTOCOLS, "fetching over IMAP"
+    yield "sent_folder", account.sent_folder, "looking up in-doubt messages in a folder"
+    yield "check_every", account.check_every_s is not None, "fetching less often than at each call"

@@ -1,0 +1,113 @@
+"""What is configured but not built is said, each with its place; what is built, and keys that are not off by
+default, are never refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from appliance.config.load import load
+from appliance.config.unbuilt import unbuilt
+from appliance.config.units import PASSWORD
+
+HASH = "$7$C6..../....yOCHGXdqOV2N9hxQJDdRS.$DEaIJMDEM2OFuEr49MsY9TJtbBE1DWKYbvbsCODZWs/"
+PASSWORD.read(HASH)
+SITE = '[site]\nname = "harbour"\ndomain = "harbour.example"\n'
+LINE = '[[line]]\nname = "pstn"\nport = "/dev/ttyS1"\nnumbers = ["1"]\n'
+TARIFF = '[[tariff]]\nname = "t"\ncurrency = "JPY"\nperiods = [{ unit = "3m", price = 10 }]\n'
+ACCOUNT = '[[user]]\nname = "u"\n[[user.account]]\nhost = "h"\nlogin = "l"\nsecret = "s"\n'
+
+UNBUILT = [
+    ('[[interface]]\nname = "lan"\ndevice = "eth0"', ["interface[0]: managing the host's network interfaces"]),
+    ('[firewall]\nforward = ["10.0.0.1 tcp 443"]', ["firewall.forward: letting hosts of the LAN onto the line"]),
+    ('[[line]]\nname = "w"\nkind = "interface"\ndevice = "wwan0"', ['line[0].kind: kind = "interface"']),
+    (LINE + 'profile = "gsm"', ['line[0].profile: the profile "gsm"']),
+    (LINE + 'profile = "iridium"', ['line[0].profile: the profile "iridium"']),
+    (LINE + 'country = "us"', ['line[0].country: the redial rules of country = "us"']),
+    (LINE + 'country = "eu"', ['line[0].country: the redial rules of country = "eu"']),
+    (LINE + 'ppp_login = "l"\nppp_secret = "s"', ["line[0].ppp_login: logging in over PPP"]),
+    (LINE + 'apn = "internet"', ["line[0].apn: an access point name"]),
+    (LINE + 'pin = "pin"', ["line[0].pin: giving a SIM its PIN"]),
+    (LINE + 'power_gpio = "gpiochip0:17"', ["line[0].power_gpio: power-cycling a modem"]),
+    (LINE + 'wake_numbers = ["117"]', ["line[0].wake_numbers: being woken by a ring"]),
+    (TARIFF, ["tariff[0]: counting what calls cost"]),
+    (
+        LINE + 'tariff = "t"\n' + TARIFF,
+        ["line[0].tariff: counting what calls cost", "tariff[0]: counting what calls cost"],
+    ),
+    ("[schedule]\nconnection_request = true", ["schedule.connection_request: calling for a connection request"]),
+    ("[budget]\nper_day = 5", ["budget.per_day: a budget"]),
+    (
+        "[budget]\nper_month = 5\nurgent_reserve = 1",
+        ["budget.per_month: a budget", "budget.urgent_reserve: a budget"],
+    ),
+    ("[mail]\nimap = true", ["mail.imap: IMAP for the LAN"]),
+    (ACCOUNT, ["user[0].account[0].protocol: fetching over IMAP"]),
+    (
+        ACCOUNT + 'protocol = "pop3"\nsent_folder = "Sent"',
+        ["user[0].account[0].sent_folder: looking up in-doubt messages in a folder"],
+    ),
+    (
+        ACCOUNT + 'protocol = "pop3"\ncheck_every = "1d"',
+        ["user[0].account[0].check_every: fetching less often than at each call"],
+    ),
+    ('[relay]\nlisten = ["127.0.0.1:7400"]', ["relay.listen: the relay server"]),
+    ('[[relay.peer]]\nname = "hub"\nsecret = "hex"', ["relay.peer[0]: the relay server"]),
+    ('[[relay.account]]\nname = "pc1"', ["relay.account[0]: the relay server"]),
+    ('[[relay.device]]\nname = "plc1"', ["relay.device[0]: the relay server"]),
+    (
+        '[alerts]\nto = "a@b.example"\nevery = "7d"',
+        ["alerts.to: sending alerts", "alerts.every: sending alerts"],
+    ),
+    (f'[console]\npassword = "{HASH}"\nssh = true', ["console.password: the console", "console.ssh: the console over ssh"]),
+    (
+        '[leds]\npower = "a"\nline = "b"\nmail = "c"\nfault = "d"',
+        [f"leds.{key}: showing the state on LEDs" for key in ("power", "line", "mail", "fault")],
+    ),
+]  # fmt: skip
+
+BUILT = [
+    "",
+    LINE,  # bearer is "ppp" by default
+    LINE + 'bearer = "none"\ncountry = "jp"\nattempts = 15\ninit = []\nflow = "none"',
+    '[schedule]\nat = ["07:30"]\nevery = "2h"\nqueued_messages = 1\nqueued_size = "1MiB"\noldest_message = "1h"\n'
+    'windows = ["mon 08:00-09:00"]\nurgent = false',
+    '[mail]\nsmtp = ["127.0.0.1:0"]\npop3 = ["127.0.0.1:0"]\nfetch_limit = "5KiB"\nwarn_after = "1h"\n'
+    'unknown = "upstream"\ntrusted_networks = ["127.0.0.0/8"]\nplaintext_login = true\n'
+    '[[mail.alias]]\naddress = "a@harbour.example"\nto = ["b@c.example"]\n[[mail.smarthost]]\nhost = "h"',
+    '[budget]\nurgent_reserve = 0\nper_day = ""',
+    '[relay]\nduplicate_login = "refuse"\nforget_after = "1d"\nidle_limit = ""\n[console]\nidle = "1m"',
+    ACCOUNT + 'protocol = "pop3"\nkeep = true\nbacklog = "all"\nfolder = "INBOX"\n',
+    '[[user]]\nname = "u"\nquota = "500MiB"',
+]
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "posthouse.toml"
+    path.write_text(SITE + text)
+    secrets = folder / "secrets.toml"
+    secrets.write_text(f's = "x"\npin = "0123"\nhex = "{"ab" * 32}"')
+    secrets.chmod(0o600)
+    return path
+
+
+@pytest.mark.parametrize(("text", "sentences"), UNBUILT)
+def test_unbuilt(tmp_path: Path, text: str, sentences: list[str]) -> None:
+    config = load(write(tmp_path, text))  # `check` finds no fault
+    assert unbuilt(config) == [f"{s} is not built yet" for s in sentences]
+
+
+@pytest.mark.parametrize("text", BUILT)
+def test_built(tmp_path: Path, text: str) -> None:
+    assert unbuilt(load(write(tmp_path, text))) == []
+
+
+def test_the_documentation_names_them(tmp_path: Path) -> None:
+    """docs/configuration.md lists the same features as not built."""
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    section = page.partition("## What this version does not act on")[2].partition("\n## ")[0]
+    for _, sentences in UNBUILT:
+        for sentence in sentences:
+            key = sentence.partition(": ")[0].replace("[0]", "")
+            assert f"`{key}`" in section, key
