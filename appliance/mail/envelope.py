@@ -1,0 +1,94 @@
+"""A message's envelope and what has become of each recipient. Plain data; `store/spool.py` keeps it durably.
+
+States (DESIGN §6): a message is queued, bulk, held, sending or in-doubt; a recipient queued, in-doubt,
+delivered or failed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+__all__ = ["Envelope", "MessageState", "Priority", "Recipient", "RecipientState", "Verdict"]
+
+
+class Priority(StrEnum):
+    URGENT = "urgent"
+    NORMAL = "normal"
+    NON_URGENT = "non-urgent"
+
+
+class MessageState(StrEnum):
+    QUEUED = "queued"
+    BULK = "bulk"
+    HELD = "held"
+    SENDING = "sending"
+    IN_DOUBT = "in-doubt"
+
+
+class RecipientState(StrEnum):
+    QUEUED = "queued"
+    IN_DOUBT = "in-doubt"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+@dataclass(slots=True)
+class Recipient:
+    """One RCPT TO. `reply`: the last one that a server gave for it ("" before any). `notify`, `orcpt`: RFC 3461's
+    parameters as they came, to be passed on."""
+
+    address: str
+    state: RecipientState = RecipientState.QUEUED
+    reply: str = ""
+    notify: str = ""
+    orcpt: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether it still has to be sent."""
+        return self.state in (RecipientState.QUEUED, RecipientState.IN_DOUBT)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a server said of a recipient: `state` DELIVERED, FAILED (permanent) or QUEUED (try again in the next
+    call), and its reply as one line, enhanced status code included."""
+
+    state: RecipientState
+    reply: str
+
+
+@dataclass(slots=True)
+class Envelope:
+    """One accepted message. Owned by the spool, which alone changes it; others read.
+
+    `received`: wall clock, Unix seconds. `user`: who submitted it by login, "" from a trusted network.
+    `body`: "", "7BIT" or "8BITMIME"; `smtputf8`, `ret`, `envid`: as given at MAIL FROM (RFC 6152, 6531, 3461);
+    `mt_priority`: RFC 6710's number. `attempts` counts completed tries at a server; `tried_at` is the wall clock
+    of the last one. `size` and `crc32` are of the bytes in `ID.eml`, which are those that go out.
+    """
+
+    id: str
+    sender: str
+    recipients: list[Recipient]
+    received: float
+    user: str = ""
+    priority: Priority = Priority.NORMAL
+    size: int = 0
+    crc32: int = 0
+    body: str = ""
+    smtputf8: bool = False
+    ret: str = ""
+    envid: str = ""
+    mt_priority: int | None = None
+    message_id: str = ""
+    client: str = ""
+    held: bool = False
+    attempts: int = 0
+    tried_at: float | None = None
+    sending: bool = field(default=False, compare=False)
+
+    def open_recipients(self) -> list[int]:
+        """The indexes of those that still have to be sent."""
+        return [i for i, r in enumerate(self.recipients) if r.open]

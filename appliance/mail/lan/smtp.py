@@ -1,0 +1,426 @@
+"""SMTP submission for the LAN: drives `protocol.smtp_server` over a socket, for as many clients as the limits allow.
+
+It owns a session's deadlines and its one message under way; order and syntax are the protocol's, and who may send
+what to whom the post office's. A message streams to disk as it comes: memory per session is a receive buffer, the
+header until it is whole, and a draft's buffer.
+
+Deadlines. Silence between commands: `idle_timeout`. A command is complete within a minute of its first byte, a
+message brings 1 KiB in every minute, a client takes what it is sent within a minute, and no session lasts longer
+than `SESSION_S`. Past one of them: 421 and closed.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from email.utils import formatdate
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from appliance import events
+from appliance.mail.envelope import Envelope, Recipient
+from appliance.mail.header import MAX_HEADER, MAX_RECEIVED, HeaderGatherer, priority_of_number, received_field
+from appliance.mail.lan.logins import LoginBusy
+from appliance.protocol.smtp_events import (
+    BodyEnd,
+    BodyPiece,
+    BodyStart,
+    Closed,
+    LoginWanted,
+    MailFrom,
+    RcptTo,
+    Reset,
+    StartTls,
+)
+from appliance.protocol.smtp_server import NEED_DATA, SmtpServer
+from appliance.protocol.smtp_syntax import reply
+from appliance.transport.tls import TlsFailed, accept_tls
+
+if TYPE_CHECKING:
+    import ssl
+
+    from appliance.clock import Clock
+    from appliance.config.model import Mail
+    from appliance.mail.lan.logins import Logins
+    from appliance.mail.office import PostOffice, Submission
+    from appliance.protocol.smtp_events import Event
+    from appliance.storage.draft import Draft
+
+__all__ = ["SmtpService"]
+
+RECEIVE_SIZE: Final = 64 * 1024
+COMMAND_S: Final = 60.0
+RATE_WINDOW_S: Final = 60.0
+RATE_BYTES: Final = 1024
+SEND_S: Final = 60.0
+SESSION_S: Final = 4 * 3600.0
+"""20 MiB at 1 KiB a minute would take two weeks; no mail program on a LAN needs more than this."""
+
+STOPPING: Final = "the service stops"
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the configuration says of every session."""
+
+    message_limit: int
+    require_login: bool
+    plaintext_login: bool
+    trusted: tuple[str, ...]
+    idle_timeout_s: float
+
+    @classmethod
+    def of(cls, mail: Mail) -> Terms:
+        return cls(
+            mail.message_limit_bytes,
+            mail.require_login,
+            mail.plaintext_login,
+            mail.trusted_networks,
+            mail.idle_timeout_s,
+        )
+
+
+class SmtpService:
+    """Makes a session for each connection. `tls` serves STARTTLS and the implicit-TLS listeners; None: neither."""
+
+    def __init__(
+        self, office: PostOffice, logins: Logins, mail: Mail, clock: Clock, *, tls: ssl.SSLContext | None
+    ) -> None:
+        self._office = office
+        self._logins = logins
+        self._terms = Terms.of(mail)
+        self._trusted = [ip_network(n, strict=False) for n in mail.trusted_networks]
+        self._clock = clock
+        self._tls = tls
+        self._sessions: set[_Session] = set()
+        self._session_ended = trio.Event()
+
+    async def drain(self) -> None:
+        """Says 421 to every session between messages, and waits for the others to get there."""
+        for session in list(self._sessions):
+            session.stop()
+        while self._sessions:
+            self._session_ended = trio.Event()
+            await self._session_ended.wait()
+
+    def refuse(self, why: str) -> bytes:
+        """The line for a client over a limit."""
+        return reply(421, f"{self._office.hostname} {why}", status="4.7.0")
+
+    async def handle(self, stream: trio.SocketStream, client: str) -> None:
+        """A connection of a plain listener."""
+        await self._serve(stream, client, secure=False)
+
+    async def handle_tls(self, stream: trio.SocketStream, client: str) -> None:
+        """A connection of an implicit-TLS listener (RFC 8314 §3.3)."""
+        assert self._tls is not None
+        try:
+            tls = await accept_tls(stream, self._tls)
+        except TlsFailed as why:
+            events.emit(events.SESSION_ENDED, service="smtp", client=client, why=why)
+            return
+        await self._serve(tls, client, secure=True)
+
+    async def _serve(self, stream: trio.abc.Stream, client: str, *, secure: bool) -> None:
+        address = ip_address(client)
+        trusted = any(address in n for n in self._trusted) or not self._terms.require_login
+        session = _Session(self._office, self._logins, self._terms, self._clock, client)
+        session.trusted = trusted
+        session.protocol = SmtpServer(
+            self._office.hostname,
+            message_limit=self._terms.message_limit,
+            tls_available=self._tls is not None,
+            secure=secure,
+            plaintext_login=self._terms.plaintext_login or address.is_loopback,
+        )
+        session.tls = self._tls
+        self._sessions.add(session)
+        try:
+            with trio.move_on_after(SESSION_S) as whole:
+                await session.run(stream)
+        finally:
+            self._sessions.discard(session)
+            self._session_ended.set()
+        if whole.cancelled_caught:
+            events.emit(events.SESSION_ENDED, service="smtp", client=client, why="the session lasted too long")
+
+
+class _Slow(Exception):
+    """A deadline passed, or the service stops; the text is for the client and the journal."""
+
+
+class _Session:
+    """One client. `protocol`, `tls` and `trusted` are set by the service before `run`."""
+
+    protocol: SmtpServer
+    tls: ssl.SSLContext | None
+    trusted: bool
+
+    def __init__(self, office: PostOffice, logins: Logins, terms: Terms, clock: Clock, client: str) -> None:
+        self._office = office
+        self._logins = logins
+        self._terms = terms
+        self._clock = clock
+        self._client = client
+        self._user = ""
+        self._stopping = False
+        self._receiving: trio.CancelScope | None = None
+        self._forget()
+
+    def stop(self) -> None:
+        """The process stops: ends the session now, or behind the message that is under way."""
+        self._stopping = True
+        if self._receiving is not None and self._submission is None:
+            self._receiving.cancel()
+
+    def _forget(self) -> None:
+        self._submission: Submission | None = None
+        self._gatherer: HeaderGatherer | None = None
+        self._draft: Draft | None = None
+        self._failure: tuple[int, str, str] | None = None
+
+    async def run(self, stream: trio.abc.Stream) -> None:
+        """From the greeting to the end."""
+        protocol = self.protocol
+        self._window_start = self._last_active = trio.current_time()
+        self._window_bytes = 0
+        protocol.greet()
+        try:
+            while True:
+                event = protocol.next_event()
+                if event is NEED_DATA:
+                    await self._send(stream)
+                    data = await self._receive(stream)
+                    if not data:
+                        return
+                    protocol.receive_data(data)
+                elif isinstance(event, StartTls):
+                    await self._send(stream)
+                    assert self.tls is not None
+                    stream = await accept_tls(stream, self.tls)
+                    self._user = ""
+                    protocol.tls_started()
+                elif isinstance(event, Closed):
+                    await self._send(stream)
+                    return
+                else:
+                    await self._handle(event, stream)
+        except _Slow as why:
+            events.emit(events.SESSION_ENDED, service="smtp", client=self._client, why=why)
+            protocol.close(421, "4.4.2", f"closing: {why}")
+            with trio.move_on_after(1):
+                await stream.send_all(protocol.data_to_send())
+        except TlsFailed as why:
+            events.emit(events.SESSION_ENDED, service="smtp", client=self._client, why=why)
+        except trio.BrokenResourceError:
+            pass
+        finally:
+            if self._draft is not None:
+                await self._draft.discard()
+
+    # ---- the socket
+    async def _send(self, stream: trio.abc.Stream) -> None:
+        out = self.protocol.data_to_send()
+        if out:
+            with trio.move_on_after(SEND_S) as scope:
+                await stream.send_all(out)
+            if scope.cancelled_caught:
+                raise _Slow("you do not read")
+
+    async def _receive(self, stream: trio.abc.Stream) -> bytes:
+        now = trio.current_time()
+        protocol = self.protocol
+        if protocol.in_body:
+            if self._window_bytes >= RATE_BYTES:
+                self._window_start, self._window_bytes = now, 0
+            deadline, why = self._window_start + RATE_WINDOW_S, "the message comes too slowly"
+        elif protocol.in_command:
+            deadline, why = self._last_active + COMMAND_S, "the command was not completed"
+        else:
+            self._last_active = now
+            deadline, why = now + self._terms.idle_timeout_s, "idle for too long"
+        if self._stopping and self._submission is None:
+            raise _Slow(STOPPING)
+        with trio.move_on_at(deadline) as self._receiving:
+            data = bytes(await stream.receive_some(RECEIVE_SIZE))
+        if self._receiving.cancelled_caught:
+            raise _Slow(STOPPING if self._stopping and self._submission is None else why)
+        now = trio.current_time()
+        if protocol.in_body:
+            self._window_bytes += len(data)
+        else:
+            self._window_start, self._window_bytes = now, 0
+            if not protocol.in_command:
+                self._last_active = now
+        return data
+
+    # ---- events
+    async def _handle(self, event: Event, stream: trio.abc.Stream) -> None:
+        match event:
+            case BodyPiece():
+                await self._piece(event.data)
+            case MailFrom():
+                self._mail(event)
+            case RcptTo():
+                self._rcpt(event)
+            case BodyStart():
+                self._begin_body(event)
+            case BodyEnd():
+                await self._send(stream)  # the commit takes a while; what is due before it need not wait
+                await self._end_body(event)
+            case LoginWanted():
+                await self._login(event)
+            case Reset():
+                if self._draft is not None:
+                    await self._draft.discard()
+                self._forget()
+
+    async def _login(self, event: LoginWanted) -> None:
+        try:
+            user = await self._logins.check(event.name, event.password, service="smtp", client=self._client)
+        except LoginBusy:
+            self.protocol.refuse_login(454, "4.7.0", "too many logins at once, try again")
+            return
+        if user is None:
+            self.protocol.refuse_login()
+        else:
+            self._user = user.name
+            self.protocol.accept_login(user.name)
+
+    def _mail(self, event: MailFrom) -> None:
+        router = self._office.router
+        refuse = self.protocol.refuse
+        if not self._user and not self.trusted:
+            refuse(530, "5.7.0", "log in first")
+            return
+        if self._user and not router.may_send_as(self._user, event.sender):
+            refuse(553, "5.7.1", f"<{event.sender}> is not an address of {self._user}")
+            return
+        if not self._office.has_room(event.size):
+            events.emit(events.DISK_FULL, what=f"mail of <{event.sender}>")
+            refuse(452, "4.3.1", "the disk is full")
+            return
+        self._submission = self._office.begin(
+            Envelope(
+                id=self._office.spool.new_id(),
+                sender=event.sender,
+                recipients=[],
+                received=self._clock.now().wall,
+                user=self._user,
+                priority=priority_of_number(event.mt_priority or 0),
+                size=event.size,
+                body=event.body,
+                smtputf8=event.smtputf8,
+                ret=event.ret,
+                envid=event.envid,
+                mt_priority=event.mt_priority,
+                client=self._client,
+            )
+        )
+        self.protocol.accept_mail()
+
+    def _rcpt(self, event: RcptTo) -> None:
+        assert self._submission is not None
+        refusal = self._office.add(self._submission, Recipient(event.address, notify=event.notify, orcpt=event.orcpt))
+        if refusal is None:
+            self.protocol.accept_rcpt()
+        else:
+            self.protocol.refuse(refusal.code, refusal.status, refusal.text)
+
+    def _begin_body(self, event: BodyStart) -> None:
+        assert self._submission is not None
+        self._gatherer = HeaderGatherer()
+        self._window_start, self._window_bytes = trio.current_time(), 0
+        if not event.chunking:
+            self.protocol.accept_data()
+
+    async def _piece(self, data: bytes) -> None:
+        if self._failure is not None:
+            return
+        if self._gatherer is not None:
+            if not self._gatherer.feed(data):
+                return
+            data = self._open_draft()
+        if self._draft is not None:
+            try:
+                await self._draft.write(data)
+            except OSError as error:
+                await self._fail(error)
+
+    def _open_draft(self) -> bytes:
+        """The header is whole: what it lacks goes in front. -> the bytes gathered so far, or b"" where it failed."""
+        assert self._submission is not None
+        assert self._gatherer is not None
+        envelope = self._submission.envelope
+        gatherer, self._gatherer = self._gatherer, None
+        if len(gatherer.data) > MAX_HEADER and not gatherer.whole:
+            self._failure = (552, "5.3.4", f"the header is longer than {MAX_HEADER} bytes")
+            return b""
+        header = gatherer.read()
+        if header.received >= MAX_RECEIVED:
+            self._failure = (554, "5.4.6", "the message goes round in circles: too many Received fields")
+            return b""
+        if envelope.mt_priority is None:
+            envelope.priority = header.priority
+        envelope.message_id = header.message_id or f"<{envelope.id}@{self._office.hostname}>"
+        front = self._office.return_path(self._submission) + self._received(envelope)
+        if not header.message_id:
+            front += f"Message-ID: {envelope.message_id}\r\n".encode()
+        if not header.has_date:
+            front += f"Date: {formatdate(envelope.received, localtime=False)}\r\n".encode()
+        if not header.well_formed:
+            front += b"\r\n"  # a message that begins with its body, as no program should write it
+        self._draft = self._office.spool.draft(envelope.id)
+        self._draft.write_nowait(front)
+        return bytes(gatherer.data)
+
+    def _received(self, envelope: Envelope) -> bytes:
+        """RFC 3848's names: UTF8 (RFC 6531 §4.3), E for ESMTP, S under TLS, A when logged in."""
+        protocol = self.protocol
+        word = "SMTP" if not protocol.esmtp else "ESMTP" + "S" * protocol.secure + "A" * bool(self._user)
+        submission = self._submission
+        assert submission is not None
+        alone = [*submission.users, *submission.remote] if submission.count == 1 else []
+        return received_field(
+            client_name=protocol.client_name,
+            client=self._client,
+            hostname=self._office.hostname,
+            protocol="UTF8" + word.removeprefix("E") if envelope.smtputf8 else word,
+            message_id=envelope.id,
+            recipient=next(iter(submission.remote), "") if len(alone) == 1 else "",
+            now=envelope.received,
+        )
+
+    async def _end_body(self, event: BodyEnd) -> None:
+        assert self._submission is not None
+        if event.problem is None and self._gatherer is not None and self._failure is None:
+            data = self._open_draft()  # a message without a body
+            if self._draft is not None:
+                self._draft.write_nowait(data)
+        if event.problem is None and self._failure is None and self._draft is not None:
+            try:
+                await self._office.accept(self._submission, self._draft)
+            except OSError as error:
+                await self._fail(error)
+        code, status, text = event.problem or self._failure or (250, "2.0.0", f"kept as {self._submission.envelope.id}")
+        if event.problem is not None and event.problem[0] == 550:
+            events.emit(events.SMUGGLING, client=self._client)
+        if code != 250 and self._draft is not None:
+            await self._draft.discard()
+        self._forget()
+        self.protocol.message_done(code, status, text)
+
+    async def _fail(self, error: OSError) -> None:
+        """The disk said no: the message is not taken, and what there is of it goes."""
+        if error.errno in _FULL:
+            events.emit(events.DISK_FULL, what="a message")
+            self._failure = (452, "4.3.1", "the disk is full")
+        else:
+            events.emit(events.STORAGE_FAILED, error=error)
+            self._failure = (451, "4.3.0", "the disk failed")
+        if self._draft is not None:
+            await self._draft.discard()

@@ -1,0 +1,290 @@
+"""The post office: the one place that knows what happens to a message, from its first byte to its last recipient.
+
+It joins the spool, the mailboxes, the routing and the bounces. SMTP sessions hand it submissions; senders see it as
+their `Outbox`; operators hold, release and remove through it. It knows nothing of sockets or calls.
+
+Accepting is one piece of the committer's work, whatever the recipients: the message is linked into each local
+mailbox and placed in the spool for the others, and the client has his 250 when that is on stable storage.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from appliance import events
+from appliance.call import Prospect
+from appliance.mail.bounces import make_bounce, wants_bounce
+from appliance.mail.envelope import Envelope, MessageState, Priority, Recipient, RecipientState, Verdict
+from appliance.mail.routing import Refusal, Router
+from appliance.storage.draft import Draft
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
+
+    from appliance.clock import Clock
+    from appliance.config.model import Mail, Site, Smarthost, User
+    from appliance.mail.store.mailbox import Mailbox
+    from appliance.mail.store.spool import Spool
+    from appliance.storage.committer import Committer
+
+__all__ = ["MessageBusy", "PostOffice", "Submission"]
+
+DISK_RESERVE: Final = 16 * 1024 * 1024
+"""Bytes of disk that new mail may not use: they are the ledger's and what is already accepted's. A small disk keeps
+`DISK_RESERVE_SHARE` of itself instead."""
+DISK_RESERVE_SHARE: Final = 20
+
+
+class MessageBusy(Exception):
+    """A message can't be changed by hand while it is being sent."""
+
+
+@dataclass(slots=True)
+class Submission:
+    """One message being taken in. Owned by its session until `PostOffice.accept`."""
+
+    envelope: Envelope
+    users: dict[str, None] = field(default_factory=dict)
+    remote: dict[str, Recipient] = field(default_factory=dict)
+    count: int = 0
+
+
+class PostOffice:
+    """`configure` may be called again with a new configuration between messages. The `Outbox` of the senders."""
+
+    def __init__(self, spool: Spool, committer: Committer, clock: Clock) -> None:
+        self.spool = spool
+        self.mailboxes: Mapping[str, Mailbox] = {}
+        self.server_limits: dict[str, int] = {}
+        """The SIZE that a smarthost (host:port) last named, in bytes."""
+        self._committer = committer
+        self._clock = clock
+
+    def configure(self, site: Site, mail: Mail, users: Sequence[User], mailboxes: Mapping[str, Mailbox]) -> None:
+        self._site, self._mail = site, mail
+        self.mailboxes = mailboxes
+        self.router = Router(site, mail, users)
+        self.hostname = f"{site.name}.{site.domain}" if site.domain else site.name
+
+    # ---- taking in
+    def has_room(self, size: int) -> bool:
+        """Whether the disk has room for `size` bytes beyond the reserve."""
+        stat = os.statvfs(self.spool.paths.root)
+        reserve = min(DISK_RESERVE, stat.f_blocks * stat.f_frsize // DISK_RESERVE_SHARE)
+        return stat.f_bavail * stat.f_frsize - size > reserve
+
+    def begin(self, envelope: Envelope) -> Submission:
+        return Submission(envelope)
+
+    def add(self, submission: Submission, recipient: Recipient) -> Refusal | None:
+        """Adds one RCPT TO, or says why not."""
+        if submission.count >= self._mail.recipient_limit:
+            return Refusal(452, "4.5.3", f"a message has at most {self._mail.recipient_limit} recipients")
+        route = self.router.route(recipient.address)
+        if isinstance(route, Refusal):
+            return route
+        envelope = submission.envelope
+        if route.remote and not self.router.smarthosts(envelope.sender):
+            return Refusal(550, "5.7.1", f"no smarthost carries mail of <{envelope.sender}>")
+        for user in route.users:
+            if not self.mailboxes[user].has_room(envelope.size):
+                return Refusal(452, "4.2.2", f"the mailbox of {user} is full")
+        if route.remote and (limit := self.size_limit(envelope.sender)) and envelope.size > limit:
+            return Refusal(552, "5.3.4", f"the way out takes messages up to {limit} bytes")
+        submission.count += 1
+        submission.users.update(dict.fromkeys(route.users))
+        for address in route.remote:
+            copy = Recipient(address, notify=recipient.notify, orcpt=recipient.orcpt)
+            submission.remote.setdefault(address, copy)
+        return None
+
+    def size_limit(self, sender: str) -> int:
+        """The largest message that any smarthost of this sender is known to take; 0: not known."""
+        known = [self.server_limits.get(f"{h.host}:{h.port}", 0) for h in self.router.smarthosts(sender)]
+        return max(known) if known and all(known) else 0
+
+    async def accept(self, submission: Submission, draft: Draft) -> None:
+        """Puts the message where it belongs, durably. Raises OSError; the draft is then the caller's to discard."""
+        envelope = submission.envelope
+        envelope.size, envelope.crc32 = draft.size, draft.crc32
+        envelope.recipients = list(submission.remote.values())
+        boxes = [self.mailboxes[user] for user in submission.users]
+
+        def work() -> None:
+            draft.finish()
+            if not boxes:
+                self.spool.place(envelope)
+            elif not envelope.recipients:
+                for box in boxes[1:]:
+                    box.link_in(draft.path, draft.size, draft.crc32)
+                boxes[0].move_in(draft.path, draft.size, draft.crc32)
+            else:
+                for box in boxes:
+                    box.copy_in(draft.path, prefix=_return_path(envelope.sender))
+                self.spool.place(envelope)
+
+        await self._committer.commit(work)
+        if envelope.recipients:
+            self.spool.admit(envelope)
+        recipients = ", ".join([*submission.users, *submission.remote])
+        events.emit(
+            events.ACCEPTED,
+            id=envelope.id,
+            client=envelope.client,
+            user=envelope.user or "no login",
+            size=envelope.size,
+            sender=envelope.sender,
+            recipients=recipients,
+        )
+
+    def return_path(self, submission: Submission) -> bytes:
+        """What goes in front of a message that is delivered here and nowhere else (RFC 5321 §4.4)."""
+        return b"" if submission.remote else _return_path(submission.envelope.sender)
+
+    # ---- the senders' Outbox
+    def pending(self, *, without: Collection[str] = ()) -> list[Envelope]:
+        """Urgent ones first, then as they came, bulk last."""
+        ready = [e for e in self.spool.messages.values() if not e.held and e.id not in without and e.open_recipients()]
+        return sorted(ready, key=lambda e: (e.priority is not Priority.URGENT, self.is_bulk(e), e.received))
+
+    def smarthosts_for(self, envelope: Envelope) -> Sequence[Smarthost]:
+        return self.router.smarthosts(envelope.sender)
+
+    def path(self, envelope: Envelope) -> Path:
+        return self.spool.path(envelope)
+
+    def sending(self, envelope: Envelope, on: bool) -> None:
+        self.spool.set_sending(envelope, on)
+
+    async def in_doubt(self, envelope: Envelope, recipients: Sequence[int]) -> None:
+        await self.spool.mark(envelope, recipients, RecipientState.IN_DOUBT)
+
+    async def not_sent(self, envelope: Envelope) -> None:
+        doubtful = [i for i, r in enumerate(envelope.recipients) if r.state is RecipientState.IN_DOUBT]
+        await self.spool.mark(envelope, doubtful, RecipientState.QUEUED)
+
+    async def settle(self, envelope: Envelope, verdicts: Mapping[int, Verdict], *, host: str) -> None:
+        final = dict(verdicts)
+        for i, verdict in verdicts.items():
+            if verdict.state is RecipientState.QUEUED and self._too_old(envelope):
+                final[i] = Verdict(
+                    RecipientState.FAILED, f"{verdict.reply} (given up after {_days(self._mail.give_up_after_s)})"
+                )
+        self._tell(envelope, final, host)
+        failed = [i for i, v in final.items() if v.state is RecipientState.FAILED]
+        if failed:
+            # Before the queue forgets the message: its bytes are needed, and a bounce twice is better than none.
+            await self._bounce(envelope, [_failed(envelope.recipients[i], final[i]) for i in failed])
+        await self.spool.settle(envelope, final)
+
+    async def wait_pending(self, *, without: Collection[str]) -> None:
+        while not self.pending(without=without):
+            await self.spool.wait_changed()
+
+    def note_server_limit(self, smarthost: Smarthost, size: int) -> None:
+        """The SIZE that a smarthost named in its EHLO (RFC 1870); 0: none."""
+        self.server_limits[f"{smarthost.host}:{smarthost.port}"] = size
+
+    def _too_old(self, envelope: Envelope) -> bool:
+        """`give_up_after` holds only together with a completed attempt: a settle is one."""
+        return self._clock.now().wall - envelope.received > self._mail.give_up_after_s
+
+    def _tell(self, envelope: Envelope, verdicts: Mapping[int, Verdict], host: str) -> None:
+        for state, event in ((RecipientState.DELIVERED, events.SENT), (RecipientState.QUEUED, events.DEFERRED)):
+            some = [i for i, v in verdicts.items() if v.state is state]
+            if some:
+                names = ", ".join(envelope.recipients[i].address for i in some)
+                events.emit(event, id=envelope.id, recipients=names, host=host, reply=verdicts[some[0]].reply)
+
+    # ---- by hand
+    async def hold(self, envelope: Envelope, on: bool) -> None:
+        """Puts a message aside, or back into the queue. Raises MessageBusy and OSError."""
+        self._not_busy(envelope)
+        await self.spool.hold(envelope, on)
+        events.emit(events.HELD if on else events.RELEASED, id=envelope.id)
+
+    async def remove(self, envelope: Envelope) -> None:
+        """Takes a message away, unsent. Raises MessageBusy and OSError."""
+        self._not_busy(envelope)
+        await self.spool.remove(envelope)
+        unsent = ", ".join(envelope.recipients[i].address for i in envelope.open_recipients())
+        events.emit(events.REMOVED, id=envelope.id, sender=envelope.sender, recipients=unsent)
+
+    def _not_busy(self, envelope: Envelope) -> None:
+        if envelope.sending:
+            raise MessageBusy(f"{envelope.id} is being sent just now")
+
+    # ---- bounces
+    async def _bounce(self, envelope: Envelope, failed: Sequence[Recipient]) -> None:
+        """Delivers a bounce to whom DESIGN §2 says: the submitting user, else the local user of the envelope sender,
+        else the postmaster."""
+        failed = [r for r in failed if wants_bounce(r)]
+        recipients = ", ".join(r.address for r in failed)
+        reply = failed[0].reply if failed else ""
+        user = envelope.user or self.router.user_of(envelope.sender) or self.router.postmaster
+        if not failed:
+            return
+        if not envelope.sender or user not in self.mailboxes:
+            events.emit(events.BOUNCE_DROPPED, id=envelope.id, recipients=recipients, reply=reply)
+            return
+        data = _return_path("") + make_bounce(
+            envelope,
+            failed,
+            self.spool.path(envelope),
+            hostname=self.hostname,
+            to=envelope.sender,
+            now=self._clock.now().wall,
+        )
+        box = self.mailboxes[user]
+        draft = box.draft()
+        draft.write_nowait(data)
+        await box.deliver(draft, key="")
+        events.emit(events.BOUNCED, id=envelope.id, recipients=recipients, reply=reply, to=envelope.sender)
+
+    # ---- what others ask
+    def is_bulk(self, envelope: Envelope) -> bool:
+        """DESIGN §2 Bulk; what its sender called urgent is not."""
+        if envelope.priority is Priority.URGENT:
+            return False
+        return envelope.size > self._mail.bulk_size_bytes or envelope.priority is Priority.NON_URGENT
+
+    def state_of(self, envelope: Envelope) -> MessageState:
+        if envelope.held:
+            return MessageState.HELD
+        if envelope.sending:
+            return MessageState.SENDING
+        if any(r.state is RecipientState.IN_DOUBT for r in envelope.recipients):
+            return MessageState.IN_DOUBT
+        return MessageState.BULK if self.is_bulk(envelope) else MessageState.QUEUED
+
+    def prospect(self) -> Prospect:
+        """What waits for a call."""
+        waiting = [e for e in self.spool.messages.values() if not e.held]
+        plain = [e for e in waiting if not self.is_bulk(e)]
+        bulk = [e for e in waiting if self.is_bulk(e)]
+        return Prospect(
+            messages=len(plain),
+            bytes=sum(e.size for e in plain),
+            oldest=min((e.received for e in plain), default=None),
+            urgent=sum(e.priority is Priority.URGENT and bool(e.user) for e in plain),
+            bulk_messages=len(bulk),
+            bulk_bytes=sum(e.size for e in bulk),
+            bulk_oldest=min((e.received for e in bulk), default=None),
+        )
+
+
+def _failed(recipient: Recipient, verdict: Verdict) -> Recipient:
+    return Recipient(
+        recipient.address, RecipientState.FAILED, verdict.reply, notify=recipient.notify, orcpt=recipient.orcpt
+    )
+
+
+def _return_path(sender: str) -> bytes:
+    return f"Return-Path: <{sender}>\r\n".encode()
+
+
+def _days(seconds: float) -> str:
+    return f"{seconds / 86400:g} days"

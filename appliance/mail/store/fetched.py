@@ -1,0 +1,191 @@
+"""The record of what one account has fetched: which unique-ids must not be fetched again. Durable.
+
+It owns one file under `fetched/`, a journal (`storage.journal`). It knows nothing of POP3, mailboxes or calls.
+
+    {"first":WALL}                                   the account's first fetch was made, at that wall clock time
+    {"uid":U,"state":S,"size":N,"mid":M}             S: fetched | skipped (neither fetched nor ever deleted)
+    {"gone":[U,…]}                                   the server no longer lists these
+
+Every change is a line appended within the committer's batch and is durable when the method returns. A line that a
+power cut or a full disk tore is cut off before anything is appended behind it. When most lines are history the file
+is written anew.
+
+An append may be lost after the mail was delivered; `key` names the message in the mailbox, so that the fetcher finds
+it there and records it then (`Inbox.delivered_keys`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from appliance import events
+from appliance.storage import journal
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from pathlib import Path
+
+    from appliance.config.model import Account
+    from appliance.storage.committer import Committer
+    from appliance.storage.disk import Disk
+    from appliance.storage.journal import Record
+
+__all__ = ["FetchedRecord", "Known", "KnownState", "by_message", "delivery_key", "record_name"]
+
+SPARE_LINES: Final = 500
+"""History that is not worth writing the file anew: some 50 KB."""
+
+
+class KnownState(StrEnum):
+    FETCHED = "fetched"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A message that must not be fetched. `size` as the server counted it, `message_id` a digest of its Message-ID
+    ("" where it was not seen): both are for a server whose unique-ids changed."""
+
+    uid: str
+    state: KnownState
+    size: int
+    message_id: str = ""
+
+
+def record_name(user: str, account: Account) -> str:
+    """The file name of this account's record: readable, and safe whatever the login holds."""
+    readable = re.sub(r"[^A-Za-z0-9._-]", "_", f"{user}-{account.login}@{account.host}")[:80].lstrip(".")
+    return f"{readable}-{_digest(_identity(user, account), 16)}"
+
+
+def delivery_key(user: str, account: Account, uid: str) -> str:
+    """What a fetched message is called in the mailbox: 24 characters of 0-9 a-f."""
+    return _digest(f"{_identity(user, account)}\0{uid}", 24)
+
+
+def _identity(user: str, account: Account) -> str:
+    return "\0".join((user, account.protocol, account.host, str(account.port), account.login, account.folder))
+
+
+def _digest(text: str, length: int) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:length]
+
+
+class FetchedRecord:
+    """One account's. Made at start (it reads the file); used by one fetcher, which only reads `known`."""
+
+    def __init__(self, disk: Disk, committer: Committer, folder: Path, name: str, *, corrupt: Path) -> None:
+        """Raises OSError when the file is there but can't be read or mended."""
+        self.path = folder / name
+        self.known: dict[str, Known] = {}
+        self.first_fetch: float | None = None
+        """Wall clock of the first fetch, Unix seconds; None before it."""
+        self._disk = disk
+        self._committer = committer
+        self._good_bytes = 0
+        self._lines = 0
+        self._load(corrupt)
+
+    def _load(self, corrupt: Path) -> None:
+        try:
+            replay = journal.replay(self.path)
+        except FileNotFoundError:
+            return
+        for record in replay.records:
+            self._apply(record)
+        self._good_bytes, self._lines = replay.good_bytes, len(replay.records)
+        if replay.torn:
+            self._put_aside(corrupt)
+
+    def _put_aside(self, corrupt: Path) -> None:
+        aside = corrupt / f"{self.path.name}.{self._good_bytes}"
+        self._disk.mkdir(corrupt)
+        if not aside.exists():
+            fd = self._disk.create(aside)
+            try:
+                self._disk.write(fd, self.path.read_bytes())
+            finally:
+                self._disk.close(fd)
+        self._disk.syncfs(corrupt)
+        fd = self._disk.open_append(self.path)
+        try:
+            self._disk.truncate(fd, self._good_bytes)
+        finally:
+            self._disk.close(fd)
+        events.emit(events.PUT_ASIDE, file=self.path, why="its end is torn", to=aside)
+
+    def _apply(self, record: Record) -> None:
+        match record:
+            case {"first": float() | int() as wall}:
+                self.first_fetch = float(wall)
+            case {
+                "uid": str() as uid,
+                "state": "fetched" | "skipped" as state,
+                "size": int() as size,
+                "mid": str() as mid,
+            }:
+                self.known[uid] = Known(uid, KnownState(state), size, mid)
+            case {"gone": list() as uids}:
+                for uid in uids:
+                    self.known.pop(uid, None)
+
+    # ---- changes; each raises OSError, and what it was to record is then not recorded
+    async def begin(self, wall: float, skipped: Iterable[Known]) -> None:
+        """The first fetch: these messages are neither fetched nor deleted, now or later."""
+        await self._append([{"first": wall}, *map(_line, skipped)])
+
+    async def add(self, *known: Known) -> None:
+        """These lie in the mailbox, or are to be skipped."""
+        await self._append(list(map(_line, known)))
+
+    async def forget(self, uids: Collection[str]) -> None:
+        """The server no longer lists these: nothing can come of them any more. Only while nothing else is being
+        recorded: this is where the file is written anew."""
+        if uids:
+            await self._append([{"gone": sorted(uids)}])
+        if self._lines > 2 * len(self.known) + SPARE_LINES:
+            await self._committer.commit(self._write_anew)
+
+    async def _append(self, records: list[Record]) -> None:
+        await self._committer.commit(lambda: self._write(records))
+
+    # ---- in the committer's thread
+    def _write(self, records: list[Record]) -> None:
+        data = journal.encode(records)
+        if not self.path.exists():
+            self._disk.close(self._disk.create(self.path))
+            self._good_bytes = 0
+        fd = self._disk.open_append(self.path)
+        try:
+            if os.fstat(fd).st_size != self._good_bytes:
+                # An append that failed left a part of itself behind; nothing may stand behind that.
+                self._disk.truncate(fd, self._good_bytes)
+            self._disk.write(fd, data)
+        finally:
+            self._disk.close(fd)
+        self._good_bytes += len(data)
+        self._lines += len(records)
+        # Here and not in `_append`, so that memory and file agree even when who asked was cancelled meanwhile.
+        for record in records:
+            self._apply(record)
+
+    def _write_anew(self) -> None:
+        records: list[Record] = [] if self.first_fetch is None else [{"first": self.first_fetch}]
+        records += map(_line, self.known.values())
+        data = journal.encode(records)
+        self._disk.replace_file(self.path, data)
+        self._good_bytes, self._lines = len(data), len(records)
+
+
+def _line(known: Known) -> Record:
+    return {"uid": known.uid, "state": known.state.value, "size": known.size, "mid": known.message_id}
+
+
+def by_message(known: Iterable[Known]) -> dict[tuple[str, int], Known]:
+    """(digest of the Message-ID, size) -> what is known, for a server whose unique-ids changed or that has none."""
+    return {(k.message_id, k.size): k for k in known if k.message_id}
