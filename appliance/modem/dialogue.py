@@ -1,0 +1,160 @@
+"""Drives an `AtChannel` over a port: one command and its answer at a time, each with a deadline, and guard times.
+
+It owns the channel and the moment of the last byte written, from which a guard time counts. It must not know
+what an answer means for a call: that is `line`'s. Nothing is read between calls: the kernel's buffer keeps
+what the modem says meanwhile, and the next call finds it. All that is said goes to the journal (debug level).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from appliance import events
+from appliance.protocol.at import Answer, AtChannel, Data, Event, Noise, ResultCode, Unsolicited
+
+if TYPE_CHECKING:
+    from appliance.modem.port import Port
+
+__all__ = ["Dialogue", "Timing"]
+
+READ_S = 0.01
+"""Enough to read what lies in the kernel's buffer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long a modem is waited for. All in seconds; tests shorten them."""
+
+    answer_s: float = 1.0
+    """To AT, ATH and a question. Modems answer within 0.3 s, emulated ones on a slow board within 0.6 s."""
+    init_s: float = 5.0
+    """To an initialising command line: ATZ reads non-volatile memory and runs self-tests."""
+    guard_s: float = 1.0
+    """The escape sequence's guard time: register S12's default, 50 units of 20 ms, until the modem tells its own."""
+    longest_guard_s: float = 5.1
+    """S12 at its most, 255."""
+    guard_margin_s: float = 0.1
+    """On top of a guard time: the two clocks, and the bytes still in the port's buffers."""
+    settle_s: float = 0.15
+    """Before a dial is aborted: characters of the first 125 ms are disregarded (V.250 §5.6.1)."""
+    abort_s: float = 3.0
+    """To the abort of a dial: the modem goes on-hook first."""
+    quiet_s: float = 0.1
+    """Silence before the first command on a port, and after an unanswered one: an answer may still be coming."""
+    dtr_s: float = 1.0
+    """DTR stays low for at most that long: the modem looks after S25 (50 ms) and DCD falls within some 200 ms."""
+    poll_s: float = 0.2
+    """Between two looks at DCD."""
+    hang_up_s: float = 20.0
+    """All of a hang-up: both escapes, the second with the longest guard times, and their answers."""
+
+
+class Dialogue:
+    """`name` is the line's, for the journal."""
+
+    def __init__(self, port: Port, name: str, timing: Timing, *, carries_data: bool = False) -> None:
+        self._port = port
+        self._name = name
+        self._timing = timing
+        self._channel = AtChannel(carries_data=carries_data)
+        self._pending: deque[Event] = deque()
+        self._unanswered = True
+        self._last_write = trio.current_time()
+
+    async def command(self, command: str, seconds: float) -> Answer | None:
+        """One command line and its answer, None when none came within `seconds`. Raises PortError; LocalProtocolError
+        for what is no command line."""
+        await self._catch_up()
+        await self._send(self._channel.command(command))
+        return await self.answer(seconds)
+
+    async def start_dial(self, number: str) -> None:
+        """Sends the dial command line; `answer` brings its result. Raises PortError; LocalProtocolError for what is
+        no number."""
+        await self._catch_up()
+        await self._send(self._channel.dial(number))
+
+    async def abort(self) -> Answer | None:
+        """Ends the dial in flight; its result, None when the modem says nothing any more."""
+        if not self._channel.busy:
+            return None
+        await trio.sleep_until(self._last_write + self._timing.settle_s)
+        await self._send(self._channel.abort())
+        return await self.answer(self._timing.abort_s)
+
+    async def escape(self, guard_s: float) -> Answer | None:
+        """+++ with its guard times: silence before it, as far as it has not passed already, and after it, where the
+        modem's OK is waited for. None: no answer, and the guard time has passed."""
+        guard_s += self._timing.guard_margin_s
+        self._channel.give_up()
+        await trio.sleep_until(self._last_write + guard_s)
+        await self._send(self._channel.escape())
+        return await self.answer(guard_s + self._timing.answer_s)
+
+    async def answer(self, seconds: float) -> Answer | None:
+        """The answer to what is in flight, None (and nothing is in flight any more) when it takes over `seconds`.
+        Cancelled, the command stays in flight."""
+        self._unanswered = True
+        with trio.move_on_after(seconds):
+            while True:
+                event = await self._next()
+                if isinstance(event, Answer):
+                    self._unanswered = False
+                    return event
+        self._channel.give_up()
+        return None
+
+    async def listen(self) -> ResultCode | None:
+        """The next line that nobody asked for; its result code, None where it is none. Raises PortError."""
+        while True:
+            event = await self._next()
+            if isinstance(event, Unsolicited):
+                return event.code
+
+    async def _catch_up(self) -> None:
+        """Takes what the modem said meanwhile, so that it is not taken for the next command's answer."""
+        self._channel.give_up()
+        silence = self._timing.quiet_s if self._unanswered else READ_S
+        with trio.move_on_after(self._timing.answer_s):
+            quiet = False
+            while not quiet:
+                while self._pending:
+                    self._log(self._pending.popleft())
+                with trio.move_on_after(silence) as waiting:
+                    await self._read()
+                quiet = waiting.cancelled_caught
+        self._unanswered = False
+
+    async def _send(self, data: bytes) -> None:
+        events.emit(events.MODEM_SAID, line=self._name, direction=">", text=data.rstrip(b"\r") or "(CR)")
+        with trio.CancelScope(shield=True):  # half a command line would be completed by the next one's CR
+            await self._port.send(data)
+        self._last_write = trio.current_time()
+
+    async def _read(self) -> None:
+        self._pending.extend(self._channel.receive_data(await self._port.receive()))
+
+    async def _next(self) -> Event:
+        while not self._pending:
+            await self._read()
+        event = self._pending.popleft()
+        self._log(event)
+        return event
+
+    def _log(self, event: Event) -> None:
+        texts: list[str] = []
+        match event:
+            case Answer(text=text, information=information):
+                texts = [*information, text]
+            case Data(data=data):
+                texts = [f"({len(data)} bytes of data)"]
+            case Noise(size=size):
+                texts = [f"({size} bytes of noise)"]
+            case _:
+                texts = [event.text]
+        for text in texts:
+            events.emit(events.MODEM_SAID, line=self._name, direction="<", text=text)

@@ -1,0 +1,355 @@
+"""A modem as a `call.Line`: from the port to CONNECT and back on-hook, each step with its outcome.
+
+It owns the port, the dialogue on it, and what is known of the hook. It must not know why a call is made or
+what goes over it. Profile hayes, bearer none: after CONNECT the network is simply there, and the port carries
+nothing but the modem's own words, so that a NO CARRIER on it is the carrier's end.
+
+    hook       what happens                                      next
+    UNKNOWN    prepare(): AT and ATH are answered                ON
+    UNKNOWN    prepare(): no answer; DTR, +++ and ATH            ON, or UNKNOWN: modem-silent
+    ON         dial()                                            OFF
+    OFF        CONNECT                                           OFF
+    OFF        any other result                                  ON
+    OFF        dial_timeout or cancelled: abort, ATH             ON, or OFF: modem-silent
+    OFF        NO CARRIER, DCD falls, the port hangs up          LOST
+    OFF, LOST  hang_up()                                         ON, or an event; the port is closed in any case
+
+Hanging up. Where DCD was off before the call and is on now, it can be trusted: DTR falls, DCD follows, and that is
+all. Else, or where DCD stays on: +++ between guard times, ATH, and its OK; if nothing answered once more with the
+longest guard times, unless a modem has stayed silent at that already. A carrier that is lost needs ATH only.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from appliance import events
+from appliance.call import Dialled, Outcome
+from appliance.config.model import Bearer
+from appliance.modem.dialogue import Dialogue, Timing
+from appliance.modem.port import Port, PortError, open_serial
+from appliance.modem.profiles import profile
+from appliance.protocol.at import Answer, ResultCode, clean_number
+from appliance.protocol.errors import LocalProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from appliance.config import model
+
+__all__ = ["ModemLine"]
+
+STREAM_S: Final = 60.0
+"""A connection over the line: name look-up and TCP's handshake, with retransmissions at 1, 3, 7 and 15 s (RFC 6298)."""
+NEXT_ADDRESS_S: Final = 5.0
+"""Before a host's next address is tried beside the first (RFC 8305 says 250 ms, less than one round trip here)."""
+AT_TRIES: Final = 2
+"""The first AT after a pause may be lost to a modem that wakes up or finds its speed (V.250 §4.3)."""
+
+_OUTCOMES: Final = {
+    ResultCode.BUSY: Outcome.BUSY,
+    ResultCode.NO_ANSWER: Outcome.NO_ANSWER,
+    ResultCode.NO_CARRIER: Outcome.NO_CARRIER,
+    ResultCode.NO_DIALTONE: Outcome.NO_DIALTONE,
+    ResultCode.DELAYED: Outcome.DELAYED,
+    ResultCode.BLACKLISTED: Outcome.BLACKLISTED,
+    ResultCode.VOICE: Outcome.NO_CARRIER,
+    ResultCode.FAX: Outcome.NO_CARRIER,
+}
+"""A dial's results but CONNECT; all others (ERROR, an OK that nothing explains) are modem-error."""
+_MAY_BE_OFF_HOOK: Final = frozenset({ResultCode.OK, ResultCode.VOICE, ResultCode.FAX})
+
+
+class _Hook(Enum):
+    UNKNOWN = auto()
+    ON = auto()
+    OFF = auto()
+    LOST = auto()
+
+
+class ModemLine:
+    """`call.Line` for a `[[line]]` of kind modem. Raises ProfileNotBuilt for a profile that is not built.
+
+    `timing` and `open_port` are for tests; the product opens the configured serial port.
+    """
+
+    def __init__(
+        self,
+        config: model.Line,
+        *,
+        timing: Timing | None = None,
+        open_port: Callable[[], Awaitable[Port]] | None = None,
+    ) -> None:
+        self.name = config.name
+        self._config = config
+        self._init = profile(config.profile).init if config.init is None else config.init
+        self._timing = timing or Timing()
+        self._open_port = open_port or (lambda: open_serial(config.port, config.baud, config.flow))
+        self._port: Port | None = None
+        self._dialogue: Dialogue | None = None
+        self._hook = _Hook.UNKNOWN
+        self._guard_s = self._timing.guard_s
+        self._patient = True  # whether the longest guard times are worth a try: not again on a silent modem
+        self._dcd_off_before = False
+
+    # ---- Line
+
+    async def prepare(self) -> Outcome | None:
+        try:
+            dialogue = await self._opened()
+            if not await self._find(dialogue):
+                self._problem("the modem does not answer")
+                return Outcome.MODEM_SILENT
+            for command in self._init:
+                failed = await self._initialise(dialogue, command)
+                if failed is not None:
+                    return failed
+            await self._learn_guard(dialogue)
+            await self._see_dcd_off()
+        except PortError as error:
+            await self._lose_port(error)
+            return Outcome.MODEM_SILENT
+        return None
+
+    async def dial(self, number: str) -> Dialled:
+        try:
+            clean_number(number)
+            if self._dialogue is None:
+                return Dialled(Outcome.MODEM_SILENT, text="the port is not open")
+            return await self._dial(self._dialogue, number)
+        except LocalProtocolError as error:
+            return Dialled(Outcome.MODEM_ERROR, text=str(error))
+        except PortError as error:
+            await self._lose_port(error)
+            return Dialled(Outcome.MODEM_SILENT, text=str(error))
+
+    async def negotiate(self) -> Outcome | None:
+        if self._config.bearer is Bearer.NONE:
+            return None
+        events.emit(events.LINE_NOT_USABLE, line=self.name, why=f'bearer "{self._config.bearer}" is not built yet')
+        return Outcome.NEGOTIATION_FAILED
+
+    async def open_stream(self, host: str, port: int) -> trio.SocketStream:
+        try:
+            with trio.fail_after(STREAM_S):
+                return await trio.open_tcp_stream(host, port, happy_eyeballs_delay=NEXT_ADDRESS_S)
+        except trio.TooSlowError:
+            raise TimeoutError(f"no connection to {host} port {port} within {STREAM_S:g} s") from None
+
+    async def wait_carrier_lost(self) -> Outcome:
+        if self._dialogue is not None and self._hook is _Hook.OFF:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait_no_carrier, self._dialogue, nursery.cancel_scope)
+                nursery.start_soon(self._wait_dcd_falls, nursery.cancel_scope)
+            self._hook = _Hook.LOST
+        return Outcome.CARRIER_LOST
+
+    async def hang_up(self) -> None:
+        with trio.CancelScope(shield=True):
+            try:
+                if self._dialogue is not None and self._hook in (_Hook.OFF, _Hook.LOST):
+                    done = False
+                    with trio.move_on_after(self._timing.hang_up_s):
+                        done = await self._put_on_hook(self._dialogue)
+                    if not done:
+                        self._problem("no sign that the modem is on-hook; closing the port, so that DTR falls")
+            except PortError as error:
+                self._problem(str(error))
+            finally:
+                await self._close()
+
+    # ---- port
+
+    async def _opened(self) -> Dialogue:
+        if self._dialogue is None:
+            self._port = await self._open_port()
+            self._dialogue = Dialogue(self._port, self.name, self._timing)
+            self._hook = _Hook.UNKNOWN
+        return self._dialogue
+
+    async def _close(self) -> None:
+        port, self._port, self._dialogue = self._port, None, None
+        if port is not None:
+            await port.aclose()
+
+    async def _lose_port(self, error: PortError) -> None:
+        self._problem(str(error))
+        self._hook = _Hook.UNKNOWN
+        await self._close()
+
+    def _problem(self, what: str) -> None:
+        events.emit(events.MODEM_PROBLEM, line=self.name, what=what)
+
+    # ---- before a dial
+
+    async def _find(self, dialogue: Dialogue) -> bool:
+        """Whether the modem answers, on-hook, if need be after it was hung up."""
+        if await self._answers(dialogue):
+            # It may be off-hook all the same: a process that died between +++ and ATH left it so.
+            return self._hook is _Hook.ON or await self._on_hook(dialogue)
+        if await self._put_on_hook(dialogue) and await self._answers(dialogue):
+            events.emit(events.MODEM_FOUND_OFF_HOOK, line=self.name)
+            return True
+        return False
+
+    async def _answers(self, dialogue: Dialogue) -> bool:
+        for _ in range(AT_TRIES):
+            if _is_ok(await dialogue.command("AT", self._timing.answer_s)):
+                self._patient = True
+                return True
+        return False
+
+    async def _initialise(self, dialogue: Dialogue, command: str) -> Outcome | None:
+        try:
+            answer = await dialogue.command(command, self._timing.init_s)
+            if answer is None:  # a modem that has just reset may have missed it
+                answer = await dialogue.command(command, self._timing.init_s)
+        except LocalProtocolError as error:
+            self._problem(str(error))
+            return Outcome.MODEM_ERROR
+        if answer is None:
+            self._problem(f"the modem does not answer {command}")
+            return Outcome.MODEM_SILENT
+        if not _is_ok(answer):
+            self._problem(f"the modem answers {command} with {answer.text}")
+            return Outcome.MODEM_ERROR
+        return None
+
+    async def _learn_guard(self, dialogue: Dialogue) -> None:
+        """The guard time that this modem wants, in S12's units of 20 ms."""
+        answer = await dialogue.command("ATS12?", self._timing.answer_s)
+        digits = answer.information[-1].strip() if answer is not None and answer.information else ""
+        if digits.isascii() and digits.isdigit() and len(digits) == 3 and int(digits) <= 255:
+            self._guard_s = int(digits) / 50
+
+    async def _see_dcd_off(self) -> None:
+        if self._port is not None and self._port.has_lines:
+            self._dcd_off_before = not await self._port.carrier()
+
+    # ---- the dial
+
+    async def _dial(self, dialogue: Dialogue, number: str) -> Dialled:
+        self._hook = _Hook.OFF
+        answer = None
+        try:
+            await dialogue.start_dial(number)
+            with trio.move_on_after(self._config.dial_timeout_s):
+                answer = await dialogue.answer(math.inf)
+            if answer is None:
+                return await self._stop_dialling(dialogue)
+            return await self._dialled(dialogue, answer)
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True), trio.move_on_after(self._timing.hang_up_s):
+                await self._stop_dialling(dialogue)
+            raise
+
+    async def _dialled(self, dialogue: Dialogue, answer: Answer) -> Dialled:
+        if answer.code is ResultCode.CONNECT:
+            return Dialled(None, answer.rate, answer.text)
+        if answer.code in _MAY_BE_OFF_HOOK:
+            await self._on_hook(dialogue)
+        else:
+            self._hook = _Hook.ON
+        return Dialled(_OUTCOMES.get(answer.code, Outcome.MODEM_ERROR), text=answer.text)
+
+    async def _stop_dialling(self, dialogue: Dialogue) -> Dialled:
+        """Aborts the dial in flight and sees to it that the line is free again."""
+        answer = await dialogue.abort()
+        if answer is not None and answer.code is ResultCode.CONNECT:  # just before the abort, as the next ones
+            await self._put_on_hook(dialogue)
+        elif answer is not None and answer.code in (ResultCode.BUSY, ResultCode.NO_ANSWER, ResultCode.NO_DIALTONE):
+            return await self._dialled(dialogue, answer)
+        elif not await self._on_hook(dialogue):
+            return Dialled(Outcome.MODEM_SILENT, text="the modem does not answer any more")
+        return Dialled(Outcome.TIMEOUT, text=f"no result within {self._config.dial_timeout_s:g} s")
+
+    # ---- on line
+
+    async def _wait_no_carrier(self, dialogue: Dialogue, done: trio.CancelScope) -> None:
+        try:
+            while await dialogue.listen() is not ResultCode.NO_CARRIER:
+                pass
+        except PortError as error:
+            self._problem(str(error))
+        done.cancel()
+
+    async def _wait_dcd_falls(self, done: trio.CancelScope) -> None:
+        port = self._port
+        if port is None or not port.has_lines:
+            return
+        try:
+            was_on = False
+            while True:
+                on = await port.carrier()
+                if was_on and not on:
+                    break
+                was_on = on
+                await trio.sleep(self._timing.poll_s)
+        except PortError as error:
+            self._problem(str(error))
+        done.cancel()
+
+    # ---- hanging up
+
+    async def _put_on_hook(self, dialogue: Dialogue) -> bool:
+        """Whether the modem is on-hook now, for all that can be seen."""
+        commandable = self._hook is _Hook.LOST
+        if not commandable:
+            followed, commandable = await self._drop_dtr(dialogue)
+            if followed:
+                self._hook = _Hook.ON
+                return True
+        if commandable and await self._on_hook(dialogue):
+            return True
+        await dialogue.escape(self._guard_s)
+        if await self._on_hook(dialogue):
+            return True
+        if not self._patient:
+            return False
+        self._patient = False
+        await dialogue.escape(self._timing.longest_guard_s)
+        return await self._on_hook(dialogue)
+
+    async def _on_hook(self, dialogue: Dialogue) -> bool:
+        """ATH (V.250 §6.3.6), and whether it was answered and DCD, where it can be trusted, is off."""
+        answer = await dialogue.command("ATH", self._timing.answer_s)
+        if _is_ok(answer) and (not self._dcd_off_before or await self._dcd_falls(self._timing.dtr_s)):
+            self._hook = _Hook.ON
+            return True
+        return False
+
+    async def _drop_dtr(self, dialogue: Dialogue) -> tuple[bool, bool]:
+        """Lowers DTR for a moment. Whether DCD, being on and trusted, followed; whether the modem said so in words."""
+        port = self._port
+        if port is None or not port.has_lines:
+            return False, False
+        watched = self._dcd_off_before and await port.carrier()
+        await port.set_dtr(False)
+        followed = heard = False
+        if watched:
+            followed = await self._dcd_falls(self._timing.dtr_s)
+        else:
+            with trio.move_on_after(self._timing.dtr_s):
+                while await dialogue.listen() not in (ResultCode.OK, ResultCode.NO_CARRIER):
+                    pass
+                heard = True
+        await port.set_dtr(True)
+        return followed, heard
+
+    async def _dcd_falls(self, seconds: float) -> bool:
+        """Whether DCD is off within that time; without modem lines it always is."""
+        port = self._port
+        deadline = trio.current_time() + seconds
+        while port is not None and await port.carrier():
+            if trio.current_time() >= deadline:
+                return False
+            await trio.sleep(min(self._timing.poll_s, seconds) / 4)
+        return True
+
+
+def _is_ok(answer: Answer | None) -> bool:
+    return answer is not None and answer.code is ResultCode.OK
