@@ -1,0 +1,249 @@
+"""The service that makes the calls: asks the policy when, runs one `Cycle` at a time, tells the others. Owns the
+plan and the call that is up; must not know what the jobs do.
+
+Theory of operation. `run` loops: ask the policy; where it says 'now', make the call; else sleep until the next
+call's time, until somebody pokes it (what waits has changed, a call was asked for), and at most `LOOK_EVERY_S`,
+since the wall clock may jump. `dial` leaves a request behind, pokes, and waits for the call that it becomes; a
+call that is under way already is joined. Cancelling `run` hangs up first.
+
+A new configuration means a new Caller over the same ledger, made when `run` of the old one has ended.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
+
+import trio
+
+from appliance import events
+from appliance.call import LineState, NextCall, Reason
+from appliance.calls.cycle import Cycle, Way
+from appliance.calls.policy import Decision, Requests, Settings, Times, WayOut, decide
+from appliance.clock import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from appliance.call import Job, Prospect
+    from appliance.calls.entry import Entry
+    from appliance.calls.ledger import Ledger
+    from appliance.clock import Clock, Mark
+    from appliance.config.model import Schedule
+
+__all__ = ["CallRefused", "Caller", "Dialling", "Way"]
+
+LOOK_EVERY_S: Final = 60.0
+"""So late at most does a call come whose time a jump of the wall clock has brought near."""
+GATHER_S: Final = 0.02
+"""Pokes within this are one: fifty sessions hand over messages at once."""
+PROGRESS_LINES: Final = 500
+"""Lines of progress kept of a call and buffered for a watcher; a slow one loses lines and never stalls a call."""
+
+
+class CallRefused(Exception):
+    """The policy refuses a call by hand; the text says why, and until when."""
+
+
+@dataclass(eq=False)
+class Dialling:
+    """A call that was asked for or is under way. `done` is set at its end; then `entry` is its, or `refused` says why
+    there was none."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    entry: Entry | None = None
+    refused: str = ""
+
+
+class Caller:
+    """One per configuration. `started` is when the process's `run` started, which `every` counts from."""
+
+    def __init__(
+        self,
+        *,
+        schedule: Schedule,
+        timezone: str,
+        bulk_max_age_s: float,
+        ways: Sequence[Way],
+        ledger: Ledger,
+        jobs: Callable[[], Sequence[Job]],
+        prospect: Callable[[], Prospect],
+        clock: Clock,
+        started: Mark,
+    ) -> None:
+        self._schedule = schedule
+        self._settings = Settings(
+            schedule=schedule,
+            ways=tuple(WayOut(w.config.name, w.config.numbers, w.config.country, w.unusable) for w in ways),
+            zone=ZoneInfo(timezone),
+            bulk_max_age_s=bulk_max_age_s,
+        )
+        self._ways = tuple(ways)
+        self._ledger = ledger
+        self._jobs = jobs
+        self._prospect = prospect
+        self._clock = clock
+        self._started = started
+        self._since = started
+        self._cycle: Cycle | None = None
+        self._wanted: Dialling | None = None
+        self._under_way: Dialling | None = None
+        self._poked = trio.Event()
+        self._announced: object = None
+        self._progress: deque[str] = deque(maxlen=PROGRESS_LINES)
+        self._watchers: set[trio.MemorySendChannel[str]] = set()
+
+    # ---- the service
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Makes the calls until cancelled; a call that is up is then hung up and closed in the ledger first."""
+        task_status.started()
+        try:
+            while True:
+                decision = self._decide()
+                if decision.reason is None:
+                    self._refuse(decision)
+                    self._announce(decision)
+                    await self._wait(decision.next)
+                else:
+                    await self._call(decision.reason, decision.due)
+        finally:
+            self._refuse(Decision(None, NextCall(None, ""), refused="Posthouse is stopping"))
+
+    def poke(self) -> None:
+        """What waits has changed: look again whether to call."""
+        self._poked.set()
+
+    # ---- by hand
+    def dial_nowait(self, *, force: bool = False) -> Dialling:
+        """Asks for a call, or joins the one that is under way. Raises CallRefused. `force` passes a budget."""
+        if self._under_way is not None:
+            return self._under_way
+        if self._wanted is None:
+            decision = self._decide(Requests(by_hand=True, force=force))
+            if decision.refused:
+                raise CallRefused(decision.refused)
+            self._wanted = Dialling()
+            self.poke()
+        return self._wanted
+
+    async def dial(self, *, force: bool = False) -> dict[str, Any]:
+        """Asks for a call, or joins the one that is under way; -> it, ended, as in `calls`. Raises CallRefused."""
+        dialling = self.dial_nowait(force=force)
+        await dialling.done.wait()
+        if dialling.entry is None:
+            raise CallRefused(dialling.refused)
+        return dialling.entry.as_json()
+
+    def hang_up(self) -> bool:
+        """Ends the call that is up or being dialled; False when there is none. The call's end comes later."""
+        return self._cycle is not None and self._cycle.hang_up()
+
+    async def wait_idle(self) -> None:
+        """Returns once no call is under way."""
+        while self._under_way is not None:
+            await self._under_way.done.wait()
+
+    # ---- looking
+    @property
+    def next_call(self) -> NextCall:
+        """When the next call will be and why, or why there is none; while one is under way, that one."""
+        if self._under_way is not None:
+            return NextCall(None, "a call is under way")
+        return self._decide().next
+
+    def status(self) -> dict[str, Any]:
+        """`line` of `posthouse status --json` (DESIGN §6). Between calls `reason` and `number` are null, after a
+        failed one they are that call's."""
+        cycle, upcoming = self._cycle, self.next_call
+        known = cycle is not None and cycle.state is not LineState.IDLE
+        return {
+            "name": cycle.name if cycle else self._ways[0].config.name if self._ways else "",
+            "state": cycle.state.value if cycle else LineState.IDLE.value,
+            "reason": cycle.reason.value if cycle and known else None,
+            "number": (cycle.number or None) if cycle and known else None,
+            "since": rfc3339((cycle.since if cycle else self._since).wall),
+            "next_call": rfc3339(upcoming.at),
+            "next_call_reason": upcoming.reason,
+        }
+
+    @contextmanager
+    def watch(self) -> Iterator[trio.MemoryReceiveChannel[str]]:
+        """The progress of calls, a line at a time, from the beginning of the one that is under way."""
+        send, receive = trio.open_memory_channel[str](PROGRESS_LINES)
+        for line in self._progress if self._under_way is not None else ():
+            send.send_nowait(line)
+        self._watchers.add(send)
+        try:
+            with send, receive:
+                yield receive
+        finally:
+            self._watchers.discard(send)
+
+    # ---- inside
+    def _decide(self, requests: Requests | None = None) -> Decision:
+        if requests is None:
+            requests = Requests(by_hand=self._wanted is not None)
+        times = Times(now=self._clock.now(), started=self._started, trusted=self._clock.trusted)
+        return decide(self._settings, self._prospect(), self._ledger.summary(), times, requests)
+
+    async def _call(self, reason: Reason, due: float | None) -> None:
+        """One call; also the one that was asked for, if one was."""
+        dialling = self._under_way = self._wanted or Dialling()
+        self._wanted = None
+        self._announced = None
+        self._progress.clear()
+        try:
+            cycle = self._cycle = Cycle(
+                reason=reason,
+                due=due,
+                ways=self._ways,
+                ledger=self._ledger,
+                clock=self._clock,
+                jobs=self._jobs(),
+                linger_s=self._schedule.linger_s,
+                max_call_s=self._schedule.max_call_s,
+                tell=self._tell,
+            )
+            try:
+                await cycle.run()
+            finally:
+                dialling.entry = cycle.entry
+        finally:
+            self._under_way = None
+            dialling.refused = "the call could not be made"
+            dialling.done.set()
+
+    async def _wait(self, upcoming: NextCall) -> None:
+        seconds = LOOK_EVERY_S
+        if upcoming.at is not None:
+            seconds = min(seconds, max(0.0, upcoming.at - self._clock.now().wall))
+        with trio.move_on_after(seconds):
+            await self._poked.wait()
+            await trio.sleep(GATHER_S)
+        self._poked = trio.Event()
+
+    def _refuse(self, decision: Decision) -> None:
+        if self._wanted is not None and decision.refused:
+            self._wanted.refused = decision.refused
+            self._wanted.done.set()
+            self._wanted = None
+
+    def _announce(self, decision: Decision) -> None:
+        """Into the journal, when the plan is another one: not at each message that waits for the same call."""
+        at = decision.next.at
+        plan = (decision.cause, None if at is None else round(at / 10))
+        if plan != self._announced:
+            self._announced = plan
+            events.emit(events.CALL_PLANNED, at=rfc3339(at) or "none", reason=decision.next.reason)
+
+    def _tell(self, line: str) -> None:
+        line = events.clean(line)
+        self._progress.append(line)
+        for watcher in self._watchers:
+            try:
+                watcher.send_nowait(line)
+            except (trio.WouldBlock, trio.BrokenResourceError):
+                pass

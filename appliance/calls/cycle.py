@@ -1,0 +1,397 @@
+"""One call, from the decision until the line is on-hook. Owns the line and the call's entry in the ledger for
+that long; must not know what the jobs do, nor when the next call will be.
+
+Theory of operation. A `Cycle` is made for one call and thrown away. Its states are `call.LineState`:
+
+| state       | what happens                                     | leaves to                             |
+|-------------|--------------------------------------------------|---------------------------------------|
+| idle        | nothing yet, or the call is over                 | dialling                              |
+| dialling    | `prepare`, then dials                            | negotiating (CONNECT); hanging-up     |
+| negotiating | `negotiate`                                      | exchanging; hanging-up                |
+| exchanging  | the jobs, side by side                           | lingering (all wait for work); hanging-up |
+| lingering   | `linger`                                         | exchanging (one found work); hanging-up |
+| hanging-up  | `hang_up`, shielded, with a deadline             | dialling (the next line); idle; failed |
+| failed      | as idle, after a call that reached nobody        |                                       |
+
+Dialling goes line by line, in order. A line gets up to `attempts` dials: its numbers in turn, `redial_wait`
+between them, those passed over that the redial rules forbid now. Each dial is in the ledger before ATD.
+
+What ends a call that is up, each with its outcome: nothing left to do (complete; partial where a job left
+work), the carrier or the network gone, `max_call`, `hang_up`, the process that stops (hung-up both). A line
+that drops while lingering takes nothing away from a call whose work was done: complete.
+
+Once a call is connected it is the only one: it is billed, so no other line is tried behind it. The line is
+hung up at the moment the call is over, not when the last job has cleaned up behind itself.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from appliance import events
+from appliance.call import Dialled, LineState, OpenCall, Outcome
+from appliance.calls import redial
+from appliance.calls.metered import MeteredStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from appliance import call
+    from appliance.call import JobReport, Reason
+    from appliance.calls.entry import Entry
+    from appliance.calls.ledger import Ledger
+    from appliance.clock import Clock, Mark
+    from appliance.config import model
+
+__all__ = ["Cycle", "Way"]
+
+PREPARE_DEADLINE_S: Final = 90.0
+"""A modem that is reset answers within seconds; one that is hung up blindly first needs guard times; 3 tries."""
+DIAL_GRACE_S: Final = 30.0
+"""On top of `dial_timeout`, which the line itself keeps, and in which it aborts the dial."""
+NEGOTIATE_DEADLINE_S: Final = 120.0
+"""PPP over a satellite takes 20 s; pppd gives up by itself long before this."""
+HANG_UP_DEADLINE_S: Final = 30.0
+"""DTR, two guard times, ATH, a look at DCD, and all of it again."""
+SETTLE_S: Final = 0.05
+"""The least linger: work that is already there is found by jobs that have just begun to wait for it."""
+MARK_EVERY_S: Final = 60.0
+"""So well is the length of a call known that a power cut ended; a flush a minute while the line is paid."""
+
+_GOOD: Final = frozenset({Outcome.COMPLETE, Outcome.PARTIAL, Outcome.HUNG_UP, Outcome.MAX_CALL})
+"""Outcomes after which the line is shown as idle; it worked. After the others it is shown as failed."""
+_PREPARE_AGAIN: Final = frozenset({Outcome.MODEM_SILENT, Outcome.MODEM_ERROR, Outcome.TIMEOUT})
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A `[[line]]` and what is dialled with. `unusable`: why it can't be dialled at all, "" when it can."""
+
+    config: model.Line
+    line: call.Line | None
+    unusable: str = ""
+
+
+class Cycle:
+    """One call. `state`, `since`, `name` (of the line) and `number` are for `status`; `entry` is the ledger's, once
+    begun; `tell` takes progress lines."""
+
+    def __init__(
+        self,
+        *,
+        reason: Reason,
+        due: float | None,
+        ways: Sequence[Way],
+        ledger: Ledger,
+        clock: Clock,
+        jobs: Sequence[call.Job],
+        linger_s: float,
+        max_call_s: float,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.reason = reason
+        self.state = LineState.IDLE
+        self.since = clock.now()
+        self.name = ways[0].config.name if ways else ""
+        self.number = ""
+        self.entry: Entry | None = None
+        self._due = due
+        self._ways = [way for way in ways if not way.unusable and way.line is not None]
+        self._passed_over = [way for way in ways if way not in self._ways]
+        self._ledger = ledger
+        self._clock = clock
+        self._jobs = jobs
+        self._linger_s = linger_s
+        self._max_call_s = max_call_s
+        self._tell = tell
+        self._line: call.Line | None = None
+        self._atd = self.since
+        self._scope: trio.CancelScope | None = trio.CancelScope()
+        self._verdict: Outcome | None = None
+        self._left: set[str] = set()
+        self._busy: set[str] = set()
+        self._changed = trio.Event()
+
+    def hang_up(self) -> bool:
+        """Ends the call wherever it is; False when it is over already."""
+        return self._stop(Outcome.HUNG_UP)
+
+    async def run(self) -> Entry:
+        """The whole call; -> its entry, ended. Cancelled, it hangs up and closes the entry first."""
+        assert self._scope is not None, "a cycle runs once"
+        name = self._ways[0].config.name if self._ways else self.name
+        self.entry = entry = await self._ledger.begin(self.reason, name, self._clock.now(), due=self._due)
+        events.emit(events.CALL_STARTED, id=entry.id, line=name, reason=self.reason.value)
+        self._tell(f"call {entry.id}: {self.reason.value}")
+        outcome, dialling = Outcome.HUNG_UP, self._scope
+        try:
+            with dialling:
+                outcome = await self._reach(entry)
+            if dialling.cancelled_caught:
+                outcome = self._verdict or Outcome.HUNG_UP
+        except Exception:
+            outcome = Outcome.MODEM_ERROR
+            raise
+        finally:
+            self._scope = None
+            await self._put_on_hook()
+            ended = self._clock.now()
+            self._enter(LineState.IDLE if outcome in _GOOD else LineState.FAILED)
+            await self._ledger.end(entry, outcome, ended)
+            self._report(entry, outcome)
+        return entry
+
+    # ---- dialling
+    async def _reach(self, entry: Entry) -> Outcome:
+        """Line after line until one is connected and its call over; -> the outcome."""
+        for way in self._passed_over:
+            events.emit(events.LINE_NOT_USABLE, line=way.config.name, why=way.unusable or "it has no modem")
+        outcome = Outcome.NO_NETWORK
+        for way in self._ways:
+            assert way.line is not None
+            self._line, self.name = way.line, way.config.name
+            self._enter(LineState.DIALLING)
+            try:
+                result = await self._dial(way, way.line, entry)
+                if result.connected:
+                    return await self._exchange(way.line, entry, result.rate)
+            except OSError as error:
+                events.emit(events.MODEM_PROBLEM, line=way.config.name, what=error)
+                result = Dialled(Outcome.MODEM_ERROR)
+            assert result.outcome is not None
+            outcome = result.outcome
+            if entry.connected is not None:
+                return outcome
+            await self._put_on_hook()
+        return outcome
+
+    async def _dial(self, way: Way, line: call.Line, entry: Entry) -> Dialled:
+        """Up to `attempts` dials over one line; -> the last one's end."""
+        config = way.config
+        if failed := await self._prepare(line):
+            return failed
+        last = Dialled(Outcome.DELAYED)
+        turn = 0
+        for attempt in range(1, config.attempts + 1):
+            if attempt > 1:
+                await trio.sleep(config.redial_wait_s)
+            if last.outcome in _PREPARE_AGAIN and (failed := await self._prepare(line)):
+                return failed
+            allowed = self._next_number(config, turn)
+            if allowed is None:
+                break
+            turn, number = allowed
+            last = await self._dial_once(config, line, entry, number, attempt)
+            if last.connected or last.outcome is Outcome.PIN_REFUSED:
+                break
+        return last
+
+    async def _prepare(self, line: call.Line) -> Dialled | None:
+        """None: the line can dial."""
+        with trio.move_on_after(PREPARE_DEADLINE_S) as scope:
+            outcome = await line.prepare()
+        if scope.cancelled_caught:
+            outcome = Outcome.MODEM_SILENT
+        if outcome is None:
+            return None
+        self._tell(f"{self.name}: {outcome.value}")
+        return Dialled(outcome)
+
+    def _next_number(self, config: model.Line, turn: int) -> tuple[int, str] | None:
+        """The next of the numbers in turn that may be dialled now, and the turn behind it."""
+        now = self._clock.now()
+        dials = self._ledger.summary().dials
+        for n in range(turn, turn + len(config.numbers)):
+            number = config.numbers[n % len(config.numbers)]
+            wait, rule = redial.wait_s(config.country, number, dials, now)
+            if not wait:
+                return n + 1, number
+            events.emit(events.REDIAL_FORBIDDEN, number=number, at=f"{wait:.0f} s from now", rule=rule)
+            self._tell(f"{number} may not be dialled for {wait:.0f} s: {rule}")
+        return None
+
+    async def _dial_once(self, config: model.Line, line: call.Line, entry: Entry, number: str, attempt: int) -> Dialled:
+        self.number = number
+        self._enter(LineState.DIALLING)
+        await self._ledger.dial(entry, config.name, number, self._clock.now())
+        events.emit(events.DIALLING, id=entry.id, number=number, dial=len(entry.dials))
+        self._tell(f"dialling {number} ({attempt} of {config.attempts})")
+        self._atd = self._clock.now()
+        with trio.move_on_after(config.dial_timeout_s + DIAL_GRACE_S) as scope:
+            dialled = await line.dial(number)
+        if scope.cancelled_caught:
+            dialled = Dialled(Outcome.TIMEOUT)
+        if dialled.outcome is not None:
+            events.emit(
+                events.DIAL_FAILED, id=entry.id, number=number, outcome=dialled.outcome.value, text=dialled.text
+            )
+            self._tell(f"{number}: {dialled.outcome.value} {dialled.text}".rstrip())
+            await self._ledger.result(entry, dialled.outcome, self._atd, self._clock.now())
+        return dialled
+
+    # ---- the call that is up
+    async def _exchange(self, line: call.Line, entry: Entry, rate: int) -> Outcome:
+        """From CONNECT until the call is over, with the line on-hook; -> the outcome."""
+        up = self._clock.now()
+        events.emit(events.CONNECTED, id=entry.id, number=self.number, rate=rate)
+        self._tell(f"CONNECT {rate}" if rate else "CONNECT")
+        self._enter(LineState.NEGOTIATING)
+        outcome = Outcome.HUNG_UP
+        async with trio.open_nursery() as nursery:
+            # Beside the work: the line is paid while a slow disk flushes.
+            nursery.start_soon(self._keep_ledger, entry, up, rate)
+            nursery.start_soon(self._watch_carrier, line, entry)
+            try:
+                with trio.move_on_after(self._max_call_s) as scope:
+                    self._scope = scope
+                    outcome = await self._negotiate(line) or await self._work_all(nursery, entry, rate)
+                if scope.cancelled_caught:
+                    outcome = self._verdict or Outcome.MAX_CALL
+            finally:
+                self._scope = None
+                nursery.start_soon(self._put_on_hook)
+                nursery.cancel_scope.cancel()
+        return outcome
+
+    async def _negotiate(self, line: call.Line) -> Outcome | None:
+        """None: the network is up."""
+        try:
+            with trio.fail_after(NEGOTIATE_DEADLINE_S):
+                outcome = await line.negotiate()
+        except (OSError, trio.TooSlowError) as error:
+            events.emit(events.MODEM_PROBLEM, line=self.name, what=str(error) or "no end of the negotiation")
+            outcome = Outcome.NEGOTIATION_FAILED
+        if outcome is not None:
+            self._tell(outcome.value)
+        return outcome
+
+    async def _work_all(self, nursery: trio.Nursery, entry: Entry, rate: int) -> Outcome:
+        """Runs the jobs in `nursery` until there is nothing left to do and `linger` has passed."""
+        line = self._line
+        assert line is not None
+
+        async def open_stream(host: str, port: int) -> trio.abc.HalfCloseableStream:
+            return MeteredStream(await line.open_stream(host, port), entry.tally)
+
+        open_call = OpenCall(entry.id, self.name, self.reason, rate, open_stream, entry.tally, self._tell)
+        self._busy = {job.name for job in self._jobs}
+        self._enter(LineState.EXCHANGING)
+        for job in self._jobs:
+            nursery.start_soon(self._work, job, open_call)
+        while True:
+            while self._busy:
+                await self._changed.wait()
+            self._enter(LineState.LINGERING)
+            with trio.move_on_after(max(self._linger_s, SETTLE_S)):
+                while not self._busy:
+                    await self._changed.wait()
+            if not self._busy:
+                return self._done()
+            self._enter(LineState.EXCHANGING)
+
+    async def _work(self, job: call.Job, open_call: OpenCall) -> None:
+        """One job, for as long as the call is up. One that fails unexpectedly is over; the others go on."""
+        try:
+            while True:
+                report = await job.run(open_call)
+                self._take_report(job, open_call, report)
+                self._now_busy(job.name, busy=False)
+                await job.wait_work()
+                self._now_busy(job.name, busy=True)
+        except Exception as error:
+            self._left.add(job.name)
+            open_call.count(failed=1)
+            events.emit(events.JOB_CRASHED, id=open_call.id, job=job.name, error=_where(error))
+            self._now_busy(job.name, busy=False)
+
+    def _take_report(self, job: call.Job, open_call: OpenCall, report: JobReport) -> None:
+        if report.left:
+            self._left.add(job.name)
+            events.emit(events.JOB_FAILED, id=open_call.id, job=job.name, why=report.detail)
+        else:
+            self._left.discard(job.name)
+
+    def _done(self) -> Outcome:
+        return Outcome.PARTIAL if self._left else Outcome.COMPLETE
+
+    async def _keep_ledger(self, entry: Entry, up: Mark, rate: int) -> None:
+        await self._ledger.result(entry, None, self._atd, up, rate=rate)
+        while True:
+            await trio.sleep(MARK_EVERY_S)
+            await self._ledger.mark(entry, self._clock.now())
+
+    async def _watch_carrier(self, line: call.Line, entry: Entry) -> None:
+        try:
+            outcome = await line.wait_carrier_lost()
+        except OSError as error:
+            events.emit(events.MODEM_PROBLEM, line=self.name, what=error)
+            outcome = Outcome.CARRIER_LOST
+        seconds = self._atd.seconds_until(self._clock.now())
+        events.emit(events.CARRIER_LOST, id=entry.id, seconds=f"{seconds:.1f}")
+        self._tell(outcome.value)
+        self._stop(self._done() if self.state is LineState.LINGERING and not self._busy else outcome)
+
+    # ---- the end
+    def _stop(self, verdict: Outcome) -> bool:
+        """Ends what is under way with this outcome, unless something else has ended it before."""
+        if self._scope is None:
+            return False
+        self._verdict = self._verdict or verdict
+        self._scope.cancel()
+        return True
+
+    async def _put_on_hook(self) -> None:
+        line, self._line = self._line, None
+        if line is None:
+            return
+        self._enter(LineState.HANGING_UP)
+        self._tell("hanging up")
+        problem = ""
+        with trio.move_on_after(HANG_UP_DEADLINE_S, shield=True) as scope:
+            try:
+                await line.hang_up()
+            except OSError as error:
+                problem = str(error)
+        if scope.cancelled_caught:
+            problem = f"not on-hook after {HANG_UP_DEADLINE_S:g} s"
+        if problem:
+            events.emit(events.MODEM_PROBLEM, line=self.name, what=problem)
+
+    def _report(self, entry: Entry, outcome: Outcome) -> None:
+        tally, seconds = entry.tally, f"{entry.duration_s:.1f}"
+        events.emit(
+            events.CALL_ENDED,
+            id=entry.id,
+            outcome=outcome.value,
+            seconds=seconds,
+            sent=tally.sent,
+            fetched=tally.fetched,
+            failed=tally.failed,
+            bytes_in=tally.bytes_in,
+            bytes_out=tally.bytes_out,
+        )
+        self._tell(
+            f"on-hook after {seconds} s: {outcome.value}; "
+            f"sent {tally.sent}, fetched {tally.fetched}, failed {tally.failed}"
+        )
+
+    def _enter(self, state: LineState) -> None:
+        if state is not self.state:
+            self.state, self.since = state, self._clock.now()
+
+    def _now_busy(self, job: str, *, busy: bool) -> None:
+        (self._busy.add if busy else self._busy.discard)(job)
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+def _where(error: BaseException) -> str:
+    """The error and the line of code that it came from, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({PurePath(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"

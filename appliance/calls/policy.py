@@ -1,0 +1,308 @@
+"""When to call: a pure function of the configuration, what waits, the past, the time and what was asked for.
+The same function answers 'when is the next call?' everywhere.
+
+Theory of operation. `decide` looks at two things.
+
+- Causes: what wants a call, each with the moment from which it does, in the order of DESIGN §5 `[schedule]`.
+- Holds: what forbids one until a moment. Which cause passes which hold:
+
+| cause | from when | retry | min_gap | windows | redial rules |
+|---|---|---|---|---|---|
+| urgent | now, while urgent mail waits | held | passes | passes | held |
+| connection-request, wake | now, while one is asked for | held | passes | held | held |
+| at | a local time after the last automatic call began | held | held | held | held |
+| every | that long after the last complete call's end, or the start of `run` | held | held | held | held |
+| queued-messages, queued-size | now, once so much waits | held | held | held | held |
+| oldest-message | that long after its reception | held | held | held | held |
+| bulk | `mail.bulk_max_age` after its reception | held | held | held | held |
+| retry | now, while a failed automatic call's purpose is unmet | held | held | held | held |
+| by-hand | when somebody asks | passes | passes | passes | held |
+
+A cause's call is made at the first moment when it is due and nothing holds it. Of those that are so now the
+first in the table is the call's reason; where none is, the earliest of all is the next call.
+
+- retry: `retry_s` after the end of the last call while that one, by hand or not, was not complete; the ladder
+  goes up with each such call in a row. A call that was connected and moved nothing was billed for nothing: its
+  wait is doubled.
+- min_gap counts from the last complete automatic call; after a failed one it is `retry` that says when.
+- An `at` that fell while no Posthouse ran is not made up; one that something held is called as soon as it may.
+- While the clock is untrusted, `at` and `windows` are ignored (DESIGN §2).
+
+The wall clock may jump. Every past moment is a `Mark`, and is first put on today's wall clock: now less the
+seconds since, which the boot clock counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from appliance.call import NextCall, Prospect, Reason
+from appliance.calls import recurrence, redial
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from zoneinfo import ZoneInfo
+
+    from appliance.calls.entry import Summary
+    from appliance.clock import Mark
+    from appliance.config.model import Schedule
+
+__all__ = ["Decision", "Requests", "Settings", "Times", "WayOut", "decide", "retry_wait_s"]
+
+TOLERANCE_S: Final = 0.001
+"""What is due within this is due now: moments are sums of floats."""
+RETRY_FLOOR_S: Final = 60.0
+"""With an empty `retry` a failed call still holds the next one so long: a busy number is not dialled in a loop."""
+CLOCK_SLACK_S: Final = 3600.0
+"""A message or an `at` further in the future than this is of a wrong clock: ordinary corrections are smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class WayOut:
+    """A `[[line]]` as the policy sees it. `unusable`: why it can't be dialled at all, "" when it can."""
+
+    name: str
+    numbers: tuple[str, ...]
+    country: str = ""
+    unusable: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The slice of the configuration that decides."""
+
+    schedule: Schedule
+    ways: tuple[WayOut, ...]
+    zone: ZoneInfo
+    bulk_max_age_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """`now`, when `run` `started`, and whether the wall clock is `trusted`."""
+
+    now: Mark
+    started: Mark
+    trusted: bool = True
+
+    def wall_of(self, mark: Mark) -> float:
+        """A past moment on today's wall clock."""
+        return self.now.wall - mark.seconds_until(self.now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requests:
+    """What was asked for. `force` passes a budget; there is nothing else for it to pass."""
+
+    by_hand: bool = False
+    force: bool = False
+    connection_request: bool = False
+    wake: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`reason`: call now, for this; None: not now. `next` is the next call (now, where there is a reason), or
+    why there is none. `cause`: the next call's reason-to-be. `due`: the occurrence of `at` that a call made
+    now serves. `refused`: why a call asked for by hand is not made ("" when none was asked for or it is made)."""
+
+    reason: Reason | None
+    next: NextCall
+    cause: Reason | None = None
+    due: float | None = None
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Cause:
+    reason: Reason
+    due: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    until: float
+    text: str
+
+
+def decide(
+    settings: Settings, prospect: Prospect, past: Summary, times: Times, requests: Requests = Requests()
+) -> Decision:
+    """Whether to call now, and why; else when and why, or why not."""
+    now = times.now.wall
+    blocked = _no_way_out(settings)
+    if blocked:
+        return Decision(None, NextCall(None, blocked), refused=blocked if requests.by_hand else "")
+    rules = _redial_hold(settings, past, times)
+    best: tuple[float, _Cause, str] | None = None
+    never = ""
+    for cause in _causes(settings, prospect, past, times, requests):
+        at, text = _first_allowed(cause, rules, settings, past, times)
+        if at is None:
+            never = never or text
+        elif best is None or at < best[0]:
+            best = (at, cause, text)
+            if at <= now:
+                break
+    if best is None:
+        return Decision(None, NextCall(None, never or _nothing(prospect)))
+    at, cause, text = best
+    refused = rules.text if requests.by_hand and rules and at > now else ""
+    return Decision(
+        cause.reason if at <= now else None,
+        NextCall(at, text),
+        cause.reason,
+        cause.due if cause.reason is Reason.AT and at <= now else None,
+        refused,
+    )
+
+
+def retry_wait_s(schedule: Schedule, past: Summary) -> float:
+    """How long after the last call's end the failures in a row hold automatic calls; 0 when there were none."""
+    if not past.failures:
+        return 0.0
+    ladder = schedule.retry_s or (max(RETRY_FLOOR_S, schedule.min_gap_s),)
+    wait = ladder[min(past.failures, len(ladder)) - 1]
+    return wait * 2 if past.fruitless else wait
+
+
+def _causes(
+    settings: Settings, prospect: Prospect, past: Summary, times: Times, requests: Requests
+) -> Iterator[_Cause]:
+    schedule, now = settings.schedule, times.now.wall
+    if schedule.urgent and prospect.urgent:
+        yield _Cause(Reason.URGENT, now, f"urgent: {_count(prospect.urgent, 'urgent message')}")
+    if schedule.connection_request and requests.connection_request:
+        yield _Cause(Reason.CONNECTION_REQUEST, now, "connection_request: a terminal asks for a connection")
+    if requests.wake:
+        yield _Cause(Reason.WAKE, now, "wake: a ring from a wake number")
+    if schedule.at and times.trusted:
+        yield from _at(settings, past, times)
+    if schedule.every_s is not None:
+        since = times.wall_of(past.complete_end or times.started)
+        yield _Cause(Reason.EVERY, since + schedule.every_s, f"every {_span(schedule.every_s)}")
+    if schedule.queued_messages and prospect.messages >= schedule.queued_messages:
+        yield _Cause(Reason.QUEUED_MESSAGES, now, f"queued_messages: {_count(prospect.messages, 'message')}")
+    if schedule.queued_size_bytes is not None and prospect.messages and prospect.bytes >= schedule.queued_size_bytes:
+        yield _Cause(Reason.QUEUED_SIZE, now, f"queued_size: {prospect.bytes} bytes wait")
+    if schedule.oldest_message_s is not None and prospect.oldest is not None:
+        due = _aged(prospect.oldest, schedule.oldest_message_s, now)
+        text = f"oldest_message: the oldest has waited {_span(schedule.oldest_message_s)}"
+        yield _Cause(Reason.OLDEST_MESSAGE, due, text)
+    if prospect.bulk_oldest is not None:
+        due = _aged(prospect.bulk_oldest, settings.bulk_max_age_s, now)
+        yield _Cause(Reason.BULK, due, f"bulk_max_age: bulk mail has waited {_span(settings.bulk_max_age_s)}")
+    if schedule.retry_s and past.wants_retry(queued=bool(prospect.messages or prospect.bulk_messages)):
+        yield _Cause(Reason.RETRY, now, "a failed call is made again")
+    if requests.by_hand:
+        yield _Cause(Reason.BY_HAND, now, "by hand")
+
+
+def _at(settings: Settings, past: Summary, times: Times) -> Iterator[_Cause]:
+    """The occurrence that no call has served yet, or else the next one. One that fell before `run` started,
+    during a complete call, or before the last automatic call began, is served."""
+    schedule, now = settings.schedule, times.now.wall
+    marks = (times.started, past.complete_end, past.automatic_start)
+    served = max(times.wall_of(m) for m in marks if m is not None)
+    if past.at_done is not None and past.at_done <= now + CLOCK_SLACK_S:
+        served = max(served, past.at_done)  # a call that set the clock back does not meet its own time again
+    last = recurrence.last_at(schedule.at, settings.zone, now)
+    if last is not None and last > served:
+        due: float | None = last
+    else:
+        due = recurrence.next_at(schedule.at, settings.zone, max(now, served))
+    if due is not None:
+        yield _Cause(Reason.AT, due, f"at {_clock_time(due, due, settings.zone)}")
+
+
+def _first_allowed(
+    cause: _Cause, rules: _Hold | None, settings: Settings, past: Summary, times: Times
+) -> tuple[float | None, str]:
+    """When this cause's call may be made, and in words why then; None where it never may, and why not."""
+    now, schedule, zone = times.now.wall, settings.schedule, settings.zone
+    holds: list[_Hold] = [rules] if rules else []
+    automatic = cause.reason is not Reason.BY_HAND
+    if automatic and past.failures and past.last_end is not None:
+        until = times.wall_of(past.last_end) + retry_wait_s(schedule, past)
+        failed = _count(past.failures, "failed call", "")
+        holds.append(_Hold(until, f"retry after {failed}: not before {_clock_time(until, now, zone)}"))
+    patient = automatic and cause.reason not in (Reason.URGENT, Reason.CONNECTION_REQUEST, Reason.WAKE)
+    if patient and past.gap_from is not None:
+        until = times.wall_of(past.gap_from) + schedule.min_gap_s
+        holds.append(_Hold(until, f"min_gap after the last call until {_clock_time(until, now, zone)}"))
+    at, text = max(cause.due, now), cause.text
+    last = max(holds, key=lambda hold: hold.until, default=None)
+    if last is not None and last.until > at + TOLERANCE_S:
+        at, text = last.until, f"{cause.text}; {last.text}"
+    if automatic and cause.reason is not Reason.URGENT and schedule.windows and times.trusted:
+        opening = recurrence.next_open(schedule.windows, zone, at)
+        if opening is None:
+            return None, f"{cause.text}; windows: none ever opens"
+        if opening > at:
+            at, text = opening, f"{cause.text}; windows: the next opens {_day_time(opening, zone)}"
+    return (now if at <= now + TOLERANCE_S else at), text
+
+
+def _redial_hold(settings: Settings, past: Summary, times: Times) -> _Hold | None:
+    """Until when no number of any usable line may be dialled; None when one may."""
+    first: tuple[float, str, str] | None = None
+    for way in settings.ways:
+        for number in () if way.unusable else way.numbers:
+            wait, rule = redial.wait_s(way.country, number, past.dials, times.now)
+            if not wait:
+                return None
+            if first is None or wait < first[0]:
+                first = (wait, rule, number)
+    if first is None:
+        return None
+    wait, rule, number = first
+    until = times.now.wall + wait
+    return _Hold(until, f"redial rules: {rule}; {number} again at {_clock_time(until, times.now.wall, settings.zone)}")
+
+
+def _no_way_out(settings: Settings) -> str:
+    if not settings.ways:
+        return "no line is configured"
+    reasons = [
+        f"{way.name}: {way.unusable or 'no numbers'}" for way in settings.ways if way.unusable or not way.numbers
+    ]
+    return f"no line can be used: {'; '.join(reasons)}" if len(reasons) == len(settings.ways) else ""
+
+
+def _nothing(prospect: Prospect) -> str:
+    waiting = prospect.messages + prospect.bulk_messages
+    if waiting:
+        return f"{_count(waiting, 'message')}; no condition in [schedule] holds"
+    return "nothing waits"
+
+
+def _aged(then: float, age_s: float, now: float) -> float:
+    return now if then > now + CLOCK_SLACK_S else then + age_s
+
+
+def _count(n: int, what: str, verb: str = "wait") -> str:
+    one = n == 1
+    return f"{n} {what}{'' if one else 's'}" + (f" {verb}{'s' if one else ''}" if verb else "")
+
+
+def _span(seconds: float) -> str:
+    """A duration as the configuration writes it: the largest unit that divides it."""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds and seconds % length == 0:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{seconds:g}s"
+
+
+def _clock_time(moment: float, now: float, zone: ZoneInfo) -> str:
+    """Local time, with the day where it is another one than today."""
+    local, today = datetime.fromtimestamp(moment, zone), datetime.fromtimestamp(now, zone).date()
+    clock = f"{local:%H:%M}" if local.second == 0 else f"{local:%H:%M:%S}"
+    return clock if local.date() == today else f"{local:%Y-%m-%d} {clock}"
+
+
+def _day_time(moment: float, zone: ZoneInfo) -> str:
+    local = datetime.fromtimestamp(moment, zone)
+    return f"{local:%a %H:%M}".lower()

@@ -1,0 +1,232 @@
+"""The command line: verbs, arguments, exit codes (DESIGN §6). Imports no room before the verb is known, so that
+`posthouse status` costs a fraction of what `posthouse run` does.
+
+Exit codes: 0 done; 1 it failed, or policy refuses, one line on standard error says why; 2 wrong usage or
+configuration; 3 not reachable now: no running Posthouse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from appliance import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from appliance.config.model import Config
+
+__all__ = ["main"]
+
+DEFAULT_CONFIG: Final = Path("/etc/posthouse/posthouse.toml")
+OK, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; -> the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.handler(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `posthouse calls | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help=f"default: {DEFAULT_CONFIG}"
+    )
+    printing = argparse.ArgumentParser(add_help=False)
+    printing.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser = argparse.ArgumentParser(
+        prog="posthouse",
+        parents=[common],
+        description="A gateway for a site whose line out is slow, metered and comes and goes.",
+        epilog="Exit codes: 0 done; 1 failed or refused; 2 wrong usage or configuration; 3 no Posthouse is running.",
+    )
+    parser.add_argument("--version", action="version", version=f"posthouse {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB", title="verbs")
+
+    def verb(name: str, handler: Any, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common, *parents]
+        )
+        sub.set_defaults(handler=handler)
+        return sub
+
+    run = verb("run", _run, "be the gateway, in the foreground, until SIGTERM")
+    run.add_argument("--debug", action="store_true", help="also log what the modem and the servers say")
+    verb("check", _check, "check the configuration and print every error")
+    demo = verb("demo", _demo, "show one call for everybody, with an emulated exchange, modem and provider", printing)
+    demo.add_argument("--keep", action="store_true", help="keep the folder that it works in")
+    status = verb("status", _status, "show the line, the queue and the services", printing)
+    status.add_argument("--watch", action="store_true", help="go on showing what happens, until Ctrl-C")
+    dial = verb("dial", _dial, "make a call now and wait for its end", printing)
+    dial.add_argument("--force", action="store_true", help="even when the budget is used up")
+    dial.add_argument("--no-wait", action="store_true", help="do not wait for the call's end")
+    verb("hangup", _hangup, "end the call that is up")
+    queue = verb("queue", _queue, "list what waits to be sent, or deal with one message", printing)
+    queue.add_argument("action", nargs="?", choices=("show", "hold", "release", "remove"), help="what to do with ID")
+    queue.add_argument("id", nargs="?", metavar="ID")
+    verb("calls", _calls, "list the calls that were made", printing)
+    verb("passwd", _passwd, "make the string for `password` in the configuration")
+    return parser
+
+
+# ---- verbs of the stored files
+def _load(arguments: argparse.Namespace) -> Config | None:
+    """The configuration; None after its errors were printed."""
+    from appliance.config.load import ConfigErrors, load
+
+    try:
+        return load(_config_file(arguments))
+    except ConfigErrors as errors:
+        print(errors, file=sys.stderr)
+        return None
+
+
+def _config_file(arguments: argparse.Namespace) -> Path:
+    file: Path = getattr(arguments, "config", DEFAULT_CONFIG)
+    return file
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = _load(arguments)
+    if config is None:
+        return USAGE
+    from appliance.config.unbuilt import unbuilt
+
+    missing = unbuilt(config)
+    if missing:
+        print("\n".join(missing), file=sys.stderr)
+        return USAGE
+    from appliance.app import run
+
+    return run(config, _config_file(arguments), debug=arguments.debug)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    return USAGE if _load(arguments) is None else OK
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from appliance.lab.demo import run
+
+    return run(as_json=arguments.json, keep=arguments.keep)
+
+
+def _passwd(arguments: argparse.Namespace) -> int:
+    from appliance.config.passwords import hash_password
+
+    password = os.environ.get("POSTHOUSE_PASSWORD")
+    if password is None and sys.stdin.isatty():
+        from getpass import getpass
+
+        password = getpass("Password: ")
+        if getpass("Once more: ") != password:
+            print("posthouse: the two are not the same", file=sys.stderr)
+            return FAILED
+    elif password is None:
+        password = sys.stdin.readline().rstrip("\r\n")
+    if not password:
+        print("posthouse: an empty password is none", file=sys.stderr)
+        return FAILED
+    print(hash_password(password))
+    return OK
+
+
+# ---- verbs of the control socket
+def _ask(arguments: argparse.Namespace, verb: str, given: dict[str, Any], on_progress: Any = None) -> tuple[Any, int]:
+    """A verb's result and OK, or None and the exit code after the sentence was printed."""
+    config = _load(arguments)
+    if config is None:
+        return None, USAGE
+    from appliance.control.client import SOCKET_NAME, NotRunning, Refused, ask
+
+    path = config.site.runtime / SOCKET_NAME
+    try:
+        return ask(path, verb, given, on_progress=on_progress or (lambda what: None)), OK
+    except NotRunning as error:
+        print(f"posthouse: {error}", file=sys.stderr)
+        return None, NOT_RUNNING
+    except Refused as error:
+        print(f"posthouse: {error}", file=sys.stderr)
+        return None, error.code
+
+
+def _print(arguments: argparse.Namespace, result: Any, view: str) -> None:
+    if arguments.json:
+        print(json.dumps(result, ensure_ascii=False, indent=2))
+    else:
+        from appliance.control import views
+
+        print(getattr(views, view)(result))
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    if not arguments.watch:
+        result, code = _ask(arguments, "status", {})
+        if code == OK:
+            _print(arguments, result, "status")
+        return code
+
+    def show(what: dict[str, Any]) -> None:
+        if arguments.json:
+            print(json.dumps(what, ensure_ascii=False), flush=True)
+        else:
+            from appliance.control import views
+
+            print(views.progress(what), flush=True)
+
+    _, code = _ask(arguments, "watch", {}, show)
+    return code
+
+
+def _dial(arguments: argparse.Namespace) -> int:
+    given = {"force": arguments.force, "wait": not arguments.no_wait}
+    result, code = _ask(arguments, "dial", given)
+    if code != OK:
+        return code
+    if arguments.no_wait:
+        return OK
+    if arguments.json:
+        print(json.dumps(result, ensure_ascii=False, indent=2))
+    else:
+        print(result["outcome"])
+    return OK if result["outcome"] in ("complete", "partial") else FAILED
+
+
+def _hangup(arguments: argparse.Namespace) -> int:
+    return _ask(arguments, "hangup", {})[1]
+
+
+def _queue(arguments: argparse.Namespace) -> int:
+    if arguments.action is None:
+        result, code = _ask(arguments, "queue", {})
+        if code == OK:
+            _print(arguments, result, "queue")
+        return code
+    if arguments.id is None:
+        print(f"posthouse: queue {arguments.action} needs an ID; `posthouse queue` lists them", file=sys.stderr)
+        return USAGE
+    result, code = _ask(arguments, f"queue-{arguments.action}", {"id": arguments.id})
+    if code == OK and arguments.action == "show":
+        _print(arguments, result, "message")
+    return code
+
+
+def _calls(arguments: argparse.Namespace) -> int:
+    result, code = _ask(arguments, "calls", {})
+    if code == OK:
+        _print(arguments, result, "calls")
+    return code

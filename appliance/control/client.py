@@ -1,0 +1,62 @@
+"""The control socket from the other side: synchronous, for the command line and the console. Imports no Trio."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+from appliance.protocol.control import MAX_ANSWER, SOCKET_NAME, Decoder, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+__all__ = ["SOCKET_NAME", "NotRunning", "Refused", "ask"]
+
+CONNECT_S: Final = 5.0
+
+
+class NotRunning(Exception):
+    """No Posthouse answers at this socket."""
+
+
+class Refused(Exception):
+    """The verb was refused; `code` is the exit code."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def ask(
+    path: Path,
+    verb: str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    on_progress: Callable[[dict[str, Any]], None] = lambda what: None,
+) -> Any:
+    """Runs one verb and returns its result. Waits as long as the verb does. Raises NotRunning and Refused."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.settimeout(CONNECT_S)
+            sock.connect(str(path))
+            sock.settimeout(None)
+            sock.sendall(encode({"verb": verb, "arguments": dict(arguments or {})}))
+            decoder = Decoder(MAX_ANSWER)
+            while True:
+                message = decoder.next()
+                if message is None:
+                    data = sock.recv(65536)
+                    if not data:
+                        raise NotRunning("Posthouse stopped before it had answered")
+                    decoder.feed(data)
+                elif "progress" in message:
+                    on_progress(message["progress"])
+                elif "error" in message:
+                    raise Refused(message["error"], int(message.get("code", 1)))
+                else:
+                    return message.get("result")
+        except PermissionError as error:
+            raise NotRunning(f"no permission for {path}: be root or in the group posthouse") from error
+        except OSError as error:
+            raise NotRunning(f"no running Posthouse answers at {path} ({error.strerror or error})") from error

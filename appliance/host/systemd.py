@@ -1,0 +1,67 @@
+"""systemd: readiness and the watchdog (sd_notify(3)), and journal entries with fields. The only module that
+imports systemd-python, and only where systemd started us.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from appliance.events import Event
+
+__all__ = ["log_to", "notify"]
+
+
+def notify(**fields: str) -> None:
+    """Tells systemd, e.g. `notify(READY="1")`; nothing where nobody listens."""
+    if os.environ.get("NOTIFY_SOCKET"):
+        from systemd import daemon  # type: ignore[attr-defined]
+
+        daemon.notify("\n".join(f"{k}={v}" for k, v in fields.items()))
+
+
+def log_to(level: int) -> None:
+    """Sends the log to the journal where standard error is connected to it (JOURNAL_STREAM, systemd.exec(5)),
+    else as plain lines to standard error."""
+    handler: logging.Handler
+    if _stderr_is_journal():
+        handler = _JournalHandler()
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+
+
+def _stderr_is_journal() -> bool:
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        stat = os.fstat(2)
+    except OSError:
+        return False
+    return (device, inode) == (str(stat.st_dev), str(stat.st_ino))
+
+
+class _JournalHandler(logging.Handler):
+    """An entry with the event's id and fields, so that `journalctl EVENT=dial-failed` finds it."""
+
+    _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))  # syslog(3)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from systemd import journal  # type: ignore[attr-defined]
+
+        event: Event | None = getattr(record, "posthouse_event", None)
+        fields: dict[str, Any] = {
+            f"POSTHOUSE_{k.upper()}": v for k, v in getattr(record, "posthouse_fields", {}).items()
+        }
+        if event is not None:
+            fields["EVENT"] = event.id
+        priority = next((p for level, p in self._PRIORITIES if record.levelno >= level), 7)
+        try:
+            journal.send(self.format(record), PRIORITY=priority, SYSLOG_IDENTIFIER="posthouse", **fields)
+        except OSError:
+            self.handleError(record)

@@ -1,0 +1,113 @@
+"""A connection to a provider's server, over the call: TCP, TLS when it is due, deadlines, and every failure in words.
+
+What SMTP and POP3 sessions stand on. It knows neither protocol. One task sends and one receives. A send that failed
+or was cancelled leaves half a line behind, so the connection is then good for nothing but `close`.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from appliance.config.model import Tls
+from appliance.transport.tls import TlsFailed, client_context, connect_tls
+
+if TYPE_CHECKING:
+    from appliance.call import OpenCall
+    from appliance.config.model import Account, Smarthost
+
+__all__ = ["PIECE", "ConnectionFailed", "ServerConnection"]
+
+CONNECT_S: Final = 60.0
+"""For DNS and TCP: SYN and its answer take 3 s on the slowest line, and may be lost twice."""
+
+PIECE: Final = 16 * 1024
+"""Bytes of one send, so that a deadline means progress: what is handed over is cut into these."""
+
+SEND_S: Final = 600.0
+"""For one piece: 28 bytes/s, a tenth of the slowest line's share. RFC 5321 §4.5.3.2.5 asks for 3 minutes at least.
+A line that is gone cancels long before."""
+
+RECEIVE: Final = 32 * 1024
+
+
+class ConnectionFailed(Exception):
+    """The connection can't be made or is broken; the text says how."""
+
+
+class ServerConnection:
+    """Made by `open`, ended by `close`."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream, host: str, ca: str) -> None:
+        self.host = host
+        self._ca = ca
+        self._stream: trio.abc.Stream = stream
+        self._tcp = stream
+        self._poisoned = False
+
+    @classmethod
+    async def open(cls, call: OpenCall, server: Smarthost | Account) -> ServerConnection:
+        """Connects, and does the handshake where TLS is implicit. Raises ConnectionFailed."""
+        try:
+            with trio.fail_after(CONNECT_S):
+                stream = await call.open_stream(server.host, server.port)
+        except trio.TooSlowError:
+            raise ConnectionFailed(f"no connection within {CONNECT_S:g} s") from None
+        except (OSError, trio.BrokenResourceError) as error:
+            raise ConnectionFailed(f"no connection: {error}") from error
+        connection = cls(stream, server.host, server.ca)
+        if server.tls is Tls.IMPLICIT:
+            try:
+                await connection.start_tls()
+            except BaseException:
+                await connection.close()
+                raise
+        return connection
+
+    async def start_tls(self) -> None:
+        """The client's side of a handshake; the server's name is checked. Raises ConnectionFailed."""
+        try:
+            # Reading the system's authorities takes a small board a tenth of a second.
+            context = await trio.to_thread.run_sync(client_context, self._ca)
+            self._stream = await connect_tls(self._tcp, context, self.host)
+        except (OSError, ssl.SSLError) as error:
+            raise ConnectionFailed(f"no TLS: {self._ca or 'the authorities'}: {error}") from error
+        except TlsFailed as error:
+            raise ConnectionFailed(str(error)) from error
+
+    async def send(self, data: bytes) -> None:
+        """All of it, a piece at a time. Raises ConnectionFailed."""
+        if self._poisoned:
+            raise ConnectionFailed("the connection is broken")
+        self._poisoned = True
+        for at in range(0, len(data), PIECE):
+            try:
+                with trio.fail_after(SEND_S):
+                    await self._stream.send_all(data[at : at + PIECE])
+            except trio.TooSlowError:
+                raise ConnectionFailed(f"nothing could be sent for {SEND_S:g} s") from None
+            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise ConnectionFailed(f"the connection broke: {error.__cause__ or error}") from error
+        self._poisoned = False
+
+    async def receive(self, deadline_s: float | None = None) -> bytes:
+        """What came; b"" at the end of the stream. Raises ConnectionFailed. None: the caller keeps the time."""
+        try:
+            if deadline_s is None:
+                return await self._receive()
+            with trio.fail_after(deadline_s):
+                return await self._receive()
+        except trio.TooSlowError:
+            raise ConnectionFailed(f"no answer within {deadline_s:g} s") from None
+
+    async def _receive(self) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some(RECEIVE))
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise ConnectionFailed(f"the connection broke: {error.__cause__ or error}") from error
+
+    async def close(self) -> None:
+        """At once, whatever is under way: neither TLS nor TCP is waited for."""
+        await trio.aclose_forcefully(self._stream)

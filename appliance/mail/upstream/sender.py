@@ -1,0 +1,247 @@
+"""The job `spool` of a call: everything that waits goes out, over one connection to each smarthost, side by side.
+
+It owns who carries which message in this call, and turns replies into verdicts. It knows nothing of the wire
+(`smtp_session`) nor of how the queue is kept (`delivery.Outbox`).
+
+Theory of operation. Each pending message is claimed once a call and put into the queue of the first of its smarthosts
+that has not failed in this call; a worker per smarthost takes from there. New messages join while the call is up.
+
+| what happens                             | then                                                              |
+|------------------------------------------|-------------------------------------------------------------------|
+| connecting, TLS, greeting or login fails | the smarthost failed for this call: its messages go to their next |
+| the connection ends, some were answered  | a new one for what had not begun (servers count per connection)   |
+| it ends before any was answered          | the smarthost is left alone, its messages stay for the next call  |
+| it ends within a message's body          | that message stays for the next call: it may be the reason        |
+| a message got its verdicts               | `Outbox.settle`, beside the sending of the next                   |
+| some recipients were too many at once    | the message again at once, for them                               |
+| the disk failed                          | nothing more is sent                                              |
+
+Only a reply that a server gave about a message is an attempt; all else leaves the message as it was. What is under
+way when the line goes is left in a true state by the session; a verdict that has come is recorded even then.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from appliance import events
+from appliance.call import JobReport
+from appliance.mail.envelope import RecipientState, Verdict
+from appliance.mail.upstream.smtp_session import DISK_S, Attempt, SmarthostFailed, SmtpSession
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from appliance.call import OpenCall
+    from appliance.config.model import Smarthost
+    from appliance.mail.delivery import Outbox
+    from appliance.mail.envelope import Envelope
+    from appliance.protocol.smtp_reply import Reply
+
+__all__ = ["SendJob"]
+
+MAX_REASONS: Final = 5
+"""Reasons in a report's sentence; the journal has them all."""
+
+
+class SendJob:
+    """Implements `call.Job`. `secrets`: name -> value; `site_name` is what EHLO says. One object for all calls."""
+
+    name = "spool"
+
+    def __init__(self, outbox: Outbox, secrets: Mapping[str, str], site_name: str) -> None:
+        self._outbox = outbox
+        self._secrets = secrets
+        self._site_name = site_name
+        self._run: _CallRun | None = None
+
+    async def run(self, call: OpenCall) -> JobReport:
+        if self._run is None or self._run.call is not call:
+            self._run = _CallRun(call, self._outbox, self._secrets, self._site_name)
+        return await self._run.send_all()
+
+    async def wait_work(self) -> None:
+        if self._run is None:
+            raise RuntimeError("wait_work before run")
+        await self._run.wait_work()
+
+
+class _Queue:
+    """What waits for one smarthost. Implements `smtp_session.Source`."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Envelope] = deque()
+
+    def take(self) -> Envelope | None:
+        while self.waiting:
+            envelope = self.waiting.popleft()
+            if envelope.open_recipients() and not envelope.held:  # both may have changed since it was claimed
+                return envelope
+        return None
+
+
+class _CallRun:
+    """One call's state. `_claimed`: ids that this call has dealt with or is dealing with. `_queues`: the smarthosts
+    that have a worker. `_failed`: those passed over, with the reason; `_broken`: those left alone. `_reasons`: why the
+    messages stay that this run leaves. `_busy`: workers and verdicts being recorded."""
+
+    def __init__(self, call: OpenCall, outbox: Outbox, secrets: Mapping[str, str], site_name: str) -> None:
+        self.call = call
+        self._outbox = outbox
+        self._secrets = secrets
+        self._site_name = site_name
+        self._claimed: set[str] = set()
+        self._queues: dict[Smarthost, _Queue] = {}
+        self._failed: dict[Smarthost, str] = {}
+        self._broken: dict[Smarthost, str] = {}
+        self._reasons: dict[str, None] = {}
+        self._disk_failed = ""
+        self._busy = 0
+        self._done = trio.Event()
+
+    async def send_all(self) -> JobReport:
+        self._reasons.clear()
+        self._done = trio.Event()
+        async with trio.open_nursery() as nursery:
+            self._busy = 1
+            self._dispatch(nursery)
+            self._less_busy()
+            nursery.start_soon(self._take_new, nursery)
+            await self._done.wait()
+            nursery.cancel_scope.cancel()
+        if not self._reasons:
+            return JobReport()
+        why = "; ".join(list(self._reasons)[:MAX_REASONS])
+        self.call.count(failed=1)
+        events.emit(events.JOB_FAILED, id=self.call.id, job=SendJob.name, why=why)
+        return JobReport(left=True, detail=why)
+
+    async def wait_work(self) -> None:
+        if self._disk_failed:
+            await trio.sleep_forever()
+        await self._outbox.wait_pending(without=frozenset(self._claimed))
+
+    # ---- who carries what
+    async def _take_new(self, nursery: trio.Nursery) -> None:
+        while not self._disk_failed:
+            await self._outbox.wait_pending(without=frozenset(self._claimed))
+            self._dispatch(nursery)
+
+    def _dispatch(self, nursery: trio.Nursery) -> None:
+        """Claims what is pending and gives it to workers, or leaves it with the reason."""
+        if self._disk_failed:
+            return
+        for envelope in self._outbox.pending(without=self._claimed):
+            self._claimed.add(envelope.id)
+            candidates = self._outbox.smarthosts_for(envelope)
+            host = next((h for h in candidates if h not in self._failed), None)
+            if host is None:
+                for h in candidates:
+                    self._leave(h, self._failed[h])
+                if not candidates:
+                    self._reasons[f"no smarthost for <{envelope.sender}>"] = None
+            elif host in self._broken:
+                self._leave(host, self._broken[host])
+            elif host in self._queues:
+                self._queues[host].waiting.append(envelope)
+            else:
+                self._queues[host] = _Queue()
+                self._queues[host].waiting.append(envelope)
+                self._busy += 1
+                nursery.start_soon(self._work, host, nursery)
+
+    def _leave(self, host: Smarthost, why: str) -> None:
+        self._reasons[f"{host.host}:{host.port}: {why}"] = None
+
+    def _less_busy(self) -> None:
+        self._busy -= 1
+        if not self._busy:
+            self._done.set()
+
+    # ---- one smarthost
+    async def _work(self, host: Smarthost, nursery: trio.Nursery) -> None:
+        queue = self._queues[host]
+        try:
+            while queue.waiting and not self._disk_failed:
+                if not await self._one_connection(host, queue, nursery):
+                    break
+        finally:
+            del self._queues[host]
+            # What is left goes to another smarthost, or is left with the reason.
+            self._claimed.difference_update(e.id for e in queue.waiting)
+        self._dispatch(nursery)
+        self._less_busy()
+
+    async def _one_connection(self, host: Smarthost, queue: _Queue, nursery: trio.Nursery) -> bool:
+        """Whether another connection may be made to it."""
+        password = self._secrets.get(host.secret, "")
+        try:
+            session = await SmtpSession.open(self.call, host, self._outbox, name=self._site_name, password=password)
+        except SmarthostFailed as error:
+            self._host_failed(host, str(error))
+            return False
+        self.call.show(f"{host.host}: sending")
+        await session.carry(queue, lambda attempt: self._on_finished(attempt, host, nursery))
+        if session.disk_failed:
+            self._on_disk_failed(session.disk_failed)
+        for attempt in reversed(session.unfinished):
+            if attempt.body_begun or attempt.unreadable:
+                self._leave(host, session.failure or "a message could not be read")
+            else:
+                queue.waiting.appendleft(attempt.envelope)
+        if session.refused:
+            self._host_failed(host, session.failure)
+        elif session.failure and not session.answered:
+            self._broken[host] = session.failure
+        return not session.refused and (session.answered > 0 or not session.failure)
+
+    def _host_failed(self, host: Smarthost, why: str) -> None:
+        self._failed[host] = why
+        self.call.show(f"{host.host}: {events.clean(why)}")
+        events.emit(events.SMARTHOST_FAILED, call=self.call.id, host=host.host, port=host.port, why=why)
+
+    def _on_disk_failed(self, why: str) -> None:
+        self._disk_failed = why
+        self._reasons[why] = None
+
+    # ---- verdicts
+    def _on_finished(self, attempt: Attempt, host: Smarthost, nursery: trio.Nursery) -> None:
+        self._busy += 1
+        nursery.start_soon(self._settle, attempt, host, nursery)
+
+    async def _settle(self, attempt: Attempt, host: Smarthost, nursery: trio.Nursery) -> None:
+        envelope = attempt.envelope
+        verdicts = {i: _verdict(reply) for i, reply in zip(attempt.recipients, attempt.replies, strict=True)}
+        states = {v.state for v in verdicts.values()}
+        if RecipientState.DELIVERED in states and RecipientState.QUEUED not in states:
+            self.call.count(sent=1)
+        if RecipientState.FAILED in states:
+            self.call.count(failed=1)
+        for state, event in ((RecipientState.DELIVERED, events.SENT), (RecipientState.QUEUED, events.DEFERRED)):
+            who = [envelope.recipients[i].address for i, v in verdicts.items() if v.state is state]
+            if who:
+                reply = next(v.reply for v in verdicts.values() if v.state is state)
+                events.emit(event, id=envelope.id, recipients=", ".join(who), host=host.host, reply=reply)
+        try:
+            with trio.fail_after(DISK_S, shield=True):
+                await self._outbox.settle(envelope, verdicts, host=host.host)
+        except (OSError, trio.TooSlowError) as error:
+            self._on_disk_failed(f"the disk failed: {error or 'too slow'}")
+        self._outbox.sending(envelope, False)
+        if attempt.more:
+            self._claimed.discard(envelope.id)
+            self._dispatch(nursery)
+        self._less_busy()
+
+
+def _verdict(reply: Reply) -> Verdict:
+    if reply.ok:
+        state = RecipientState.DELIVERED
+    elif reply.permanent:
+        state = RecipientState.FAILED
+    else:
+        state = RecipientState.QUEUED
+    return Verdict(state, events.clean(reply.text))

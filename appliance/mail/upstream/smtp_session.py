@@ -1,0 +1,344 @@
+"""One connection to a smarthost: opened, then carrying messages from a queue until that is empty or it breaks.
+
+It owns the connection, the messages under way on it, and what is known of each: begun, its body begun, its end of
+data handed over, answered. It knows nothing of other smarthosts or of what becomes of a message afterwards.
+
+Theory of operation. A writer and a reader run side by side, for with PIPELINING both ends may be writing at once and
+neither may wait for the other to read. The writer takes a message, puts MAIL, RCPT and DATA behind the end of data of
+the one before, waits for 354, streams the body. The reader hands what came to the protocol and notes its events on
+the attempts. Two messages at most are under way: one that waits for its last reply, one that is being sent.
+
+In doubt. When 354 came the recording of 'may have arrived' begins, beside the sending of the body, and the end of
+data is not put out before it is on stable storage. When a connection breaks or is cancelled, a message whose end of
+data was handed to the socket stays in doubt; of one that had not come that far the record is taken back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+
+import trio
+
+from appliance import events
+from appliance.config.model import Tls
+from appliance.mail.envelope import RecipientState
+from appliance.mail.upstream.connection import ConnectionFailed, ServerConnection
+from appliance.protocol import smtp_client as smtp
+from appliance.protocol.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from appliance.call import OpenCall
+    from appliance.config.model import Smarthost
+    from appliance.mail.delivery import Outbox
+    from appliance.mail.envelope import Envelope
+
+__all__ = ["DISK_S", "Attempt", "SmarthostFailed", "SmtpSession", "Source"]
+
+REPLY_S: Final = 300.0
+"""For a reply to anything but the end of data, from the last byte sent or received (RFC 5321 §4.5.3.2.1 to .3)."""
+
+END_S: Final = 600.0
+"""For the reply to the end of data (RFC 5321 §4.5.3.2.6)."""
+
+QUIT_S: Final = 2.0
+"""For the reply to QUIT, from the last reply before it: worth nothing to us, so the line does not stay open for it."""
+
+DISK_S: Final = 30.0
+"""What is recorded of messages is recorded even when the line has gone: so long at most."""
+
+CHUNK: Final = 64 * 1024
+"""Bytes of a body in memory; a hop to a thread costs as much as sending 100 KB in the kernel's memory."""
+
+
+class SmarthostFailed(Exception):
+    """Connecting, TLS, the greeting or the login failed: another smarthost may be tried. The text says why."""
+
+
+class Source(Protocol):
+    """Where the messages come from: the sender's queue for one smarthost."""
+
+    def take(self) -> Envelope | None:
+        """The next one, or None when there is none now."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One message on one connection. `recipients`: the indexes of those asked for, in the order of RCPT."""
+
+    envelope: Envelope
+    recipients: tuple[int, ...]
+    replies: tuple[smtp.Reply, ...] = ()
+    more: bool = False
+    accepted: tuple[int, ...] = ()
+    body_begun: bool = False
+    unreadable: bool = False
+    finished: bool = False
+    doubt_noted: bool = False  # by this attempt
+    end_due: bool = False
+    end_sent: bool = False
+    recorded: trio.Event = field(default_factory=trio.Event)
+
+
+class SmtpSession:
+    """`open` one, `carry` once; it is closed then.
+
+    Afterwards: `failure` says why the connection ended early ("" when it did not), `refused` whether that was a
+    refusal of the session as a whole, `answered` how many messages got a verdict that was not 421, `unfinished` the
+    attempts that got none, `disk_failed` says why nothing more may be sent at all ("" when it may).
+    """
+
+    def __init__(self, connection: ServerConnection, client: smtp.SmtpClient, outbox: Outbox) -> None:
+        self.failure = ""
+        self.refused = False
+        self.answered = 0
+        self.unfinished: list[Attempt] = []
+        self.disk_failed = ""
+        self._connection = connection
+        self._client = client
+        self._outbox = outbox
+        self._under_way: deque[Attempt] = deque()
+        self._over = False
+        self._changed = trio.Event()
+        self._patience = trio.CancelScope()
+        self._scope = trio.CancelScope()
+
+    @classmethod
+    async def open(cls, call: OpenCall, host: Smarthost, outbox: Outbox, *, name: str, password: str) -> SmtpSession:
+        """Connects and logs in. Raises SmarthostFailed."""
+        client = smtp.SmtpClient(name, starttls=host.tls is Tls.STARTTLS, login=host.login, password=password)
+        try:
+            connection = await ServerConnection.open(call, host)
+        except ConnectionFailed as error:
+            raise SmarthostFailed(str(error)) from error
+        try:
+            await _log_in(connection, client)
+        except (ConnectionFailed, ProtocolError) as error:
+            await connection.close()
+            raise SmarthostFailed(str(error)) from error
+        except BaseException:
+            await connection.close()
+            raise
+        return cls(connection, client, outbox)
+
+    async def carry(self, source: Source, finished: Callable[[Attempt], None]) -> None:
+        """Sends what `source` gives until it gives nothing more, everything is answered and QUIT is said. `finished`
+        is called with each attempt that got its replies. Cancelled, it leaves every message in a true state."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read, finished)
+                    await self._write(source, finished, nursery)
+                    nursery.cancel_scope.cancel()
+        finally:
+            await self._connection.close()
+            with trio.move_on_after(DISK_S, shield=True):
+                await self._leave_true()
+
+    # ---- the reader
+    async def _read(self, finished: Callable[[Attempt], None]) -> None:
+        try:
+            with self._patience:
+                while not self._over:
+                    data = await self._connection.receive()
+                    for event in self._client.receive(data):
+                        self._on_event(event, finished)
+                    self._wait_for_reply()
+                    self._changed.set()
+            if self._patience.cancelled_caught:
+                self._end("no answer in time")
+        except (ConnectionFailed, ProtocolError) as error:
+            self._end(str(error))
+
+    def _on_event(self, event: smtp.Event, finished: Callable[[Attempt], None]) -> None:
+        match event:
+            case smtp.SendBody(accepted):
+                attempt = self._under_way[-1]
+                attempt.accepted = tuple(attempt.recipients[i] for i in accepted)
+                attempt.body_begun = True
+            case smtp.Finished(replies, more):
+                attempt = self._under_way.popleft()
+                attempt.replies, attempt.more, attempt.finished = replies, more, True
+                self.answered += any(r.code != 421 for r in replies)
+                finished(attempt)
+            case smtp.Refused(_, _, text):
+                self.refused = True
+                self._end(text)
+            case smtp.Closed(_, after_quit=True) if not self._under_way:
+                self._end("")
+            case smtp.Closed(reply, _):
+                self._end(reply.text if reply else "the server closed the connection")
+            case _:  # Ready and StartTls are of the opening
+                pass
+
+    def _end(self, failure: str) -> None:
+        if not self._over:
+            self._over = True
+            self.failure = failure
+        self._scope.cancel()
+
+    def _wait_for_reply(self) -> None:
+        """Sets the reader's deadline anew, after something was sent or received."""
+        limit = END_S if self._client.end_awaited else REPLY_S if self._client.awaiting else float("inf")
+        self._patience.deadline = trio.current_time() + limit
+
+    # ---- the writer
+    async def _write(self, source: Source, finished: Callable[[Attempt], None], nursery: trio.Nursery) -> None:
+        try:
+            while (envelope := source.take()) is not None:
+                await self._send(envelope, finished, nursery)
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._client.quit()
+            await self._until(lambda: not self._under_way)
+            with trio.move_on_after(QUIT_S):
+                await self._flush()
+                await self._until(lambda: self._over)
+        except ConnectionFailed as error:
+            self._end(str(error))
+
+    async def _send(self, envelope: Envelope, finished: Callable[[Attempt], None], nursery: trio.Nursery) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()  # the session may have ended a moment ago, so here and below
+        attempt = Attempt(envelope, tuple(envelope.open_recipients()))
+        mail = _mail(envelope, attempt.recipients)
+        obstacle = self._client.obstacle(mail)
+        if obstacle is not None:
+            attempt.replies = (obstacle,) * len(attempt.recipients)
+            attempt.finished = True
+            finished(attempt)
+            return
+        try:
+            body = _open_body(self._outbox.path(envelope))
+        except OSError as error:
+            self._not_readable(attempt, error)
+            return
+        with body:
+            self._client.start(mail)
+            self._under_way.append(attempt)
+            self._outbox.sending(envelope, True)
+            await self._until(lambda: attempt.body_begun or attempt.finished)
+            if attempt.finished:
+                return
+            nursery.start_soon(self._note_doubt, attempt)
+            left = envelope.size
+            while left:
+                try:
+                    piece = await _read(body, min(CHUNK, left), envelope.size)
+                except OSError as error:
+                    self._not_readable(attempt, error)
+                    return
+                await trio.lowlevel.checkpoint_if_cancelled()
+                left -= len(piece)
+                self._client.send_body(piece)
+                # The last piece may wait for nothing: if the record is there already it goes out with the end of data
+                # and the next message's commands, in one segment and one TLS record.
+                if left or not attempt.recorded.is_set():
+                    await self._flush()
+            await attempt.recorded.wait()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._client.end_body()
+            attempt.end_due = True
+
+    def _not_readable(self, attempt: Attempt, error: OSError) -> None:
+        """The message's file can't be read. What of it is under way must not get an end: the connection goes."""
+        if attempt in self._under_way:
+            self._end(f"the message could not be read: {error}")
+        elif any(e.id == attempt.envelope.id for e in self._outbox.pending()):
+            self.unfinished.append(attempt)
+        else:
+            return  # it was taken out of the queue after it had been claimed
+        attempt.unreadable = True
+        events.emit(events.STORAGE_FAILED, error=error)
+
+    async def _note_doubt(self, attempt: Attempt) -> None:
+        states = attempt.envelope.recipients
+        new = [i for i in attempt.accepted if states[i].state is not RecipientState.IN_DOUBT]
+        try:
+            if new:
+                # What another call left in doubt stays so, whatever becomes of this attempt.
+                attempt.doubt_noted = len(new) == len(attempt.accepted)
+                with trio.fail_after(DISK_S, shield=True):
+                    await self._outbox.in_doubt(attempt.envelope, new)
+        except (OSError, trio.TooSlowError) as error:
+            self.disk_failed = f"the disk failed: {error or 'too slow'}"
+            self._end(self.disk_failed)
+        else:
+            attempt.recorded.set()
+
+    async def _flush(self) -> None:
+        data = self._client.data_to_send()
+        if data:
+            for attempt in self._under_way:
+                attempt.end_sent = attempt.end_sent or attempt.end_due
+            await self._connection.send(data)
+            self._wait_for_reply()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Sends what is due until `condition` holds. The end of the session cancels it."""
+        await self._flush()
+        while not condition():
+            await self._changed.wait()
+            self._changed = trio.Event()
+            await self._flush()
+
+    # ---- the end
+    async def _leave_true(self) -> None:
+        while self._under_way:
+            attempt = self._under_way.popleft()
+            self.unfinished.append(attempt)
+            self._outbox.sending(attempt.envelope, False)
+            if attempt.end_sent:
+                events.emit(events.IN_DOUBT, id=attempt.envelope.id)
+            elif attempt.doubt_noted:
+                try:
+                    await self._outbox.not_sent(attempt.envelope)
+                except OSError as error:
+                    self.disk_failed = f"the disk failed: {error}"
+
+
+async def _log_in(connection: ServerConnection, client: smtp.SmtpClient) -> None:
+    while True:
+        data = client.data_to_send()
+        if data:
+            await connection.send(data)
+        for event in client.receive(await connection.receive(REPLY_S)):
+            match event:
+                case smtp.Ready():
+                    return
+                case smtp.StartTls():
+                    await connection.start_tls()
+                    client.tls_started()
+                case smtp.Refused(_, _, text):
+                    raise ConnectionFailed(text)
+                case smtp.Closed():
+                    raise ConnectionFailed("the server closed the connection")
+
+
+def _mail(envelope: Envelope, recipients: tuple[int, ...]) -> smtp.Mail:
+    who = (envelope.recipients[i] for i in recipients)
+    return smtp.Mail(
+        envelope.sender,
+        tuple(smtp.Rcpt(r.address, r.notify, r.orcpt) for r in who),
+        envelope.size,
+        eight_bit=envelope.body == "8BITMIME",
+        smtputf8=envelope.smtputf8,
+        ret=envelope.ret,
+        envid=envelope.envid,
+        mt_priority=envelope.mt_priority,
+    )
+
+
+def _open_body(path: Path) -> BinaryIO:
+    return open(path, "rb", buffering=0)
+
+
+async def _read(body: BinaryIO, n: int, size: int) -> bytes:
+    """Up to `n` bytes, at least one. A message that fits one chunk was written or read a moment ago: no hop for it."""
+    piece = body.read(n) if size <= CHUNK else await trio.to_thread.run_sync(body.read, n)
+    if not piece:
+        raise OSError("the message's file is shorter than its envelope says")
+    return piece
