@@ -245,7 +245,7 @@ class House:
         name: str,
         addresses: Sequence[str],
         tls_port: int,
-        handlers: Sequence[Callable[[trio.SocketStream, str], Awaitable[None]]],
+        handlers: Sequence[Callable[[trio.abc.HalfCloseableStream, str], Awaitable[None]]],
         refuse: Callable[[str], bytes],
         task_status: trio.TaskStatus[None],
     ) -> None:
@@ -375,6 +375,7 @@ class House:
             "peers": {"up": 0, "suspended": 0, "lost": 0, "never": 0},
             "services": self.supervisor.states(),
             "listeners": self.listeners,
+            "storage": {"flushes": core.disk.flushes, "free_bytes": core.office.free_bytes()},
         }
 
     async def _watch(self, arguments: Mapping[str, Any], progress: Progress) -> None:

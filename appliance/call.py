@@ -176,7 +176,8 @@ class Line(Protocol):
         ...
 
     async def hang_up(self) -> None:
-        """Puts the line on-hook and closes the port, whatever state it is in; bounded in time; idempotent."""
+        """Puts the line on-hook and closes the port, whatever state it is in; bounded in time; idempotent.
+        `wait_carrier_lost` has ended before, by itself or cancelled."""
         ...
 
 

@@ -38,8 +38,8 @@ __all__ = ["CallRefused", "Caller", "Dialling", "Way"]
 
 LOOK_EVERY_S: Final = 60.0
 """So late at most does a call come whose time a jump of the wall clock has brought near."""
-GATHER_S: Final = 0.02
-"""Pokes within this are one: fifty sessions hand over messages at once."""
+GATHER_S: Final = 0.1
+"""Pokes within this are one: fifty sessions hand over messages at once, and each look goes through the queue."""
 PROGRESS_LINES: Final = 500
 """Lines of progress kept of a call and buffered for a watcher; a slow one loses lines and never stalls a call."""
 
@@ -92,6 +92,7 @@ class Caller:
         self._wanted: Dialling | None = None
         self._under_way: Dialling | None = None
         self._poked = trio.Event()
+        self._ended = False
         self._announced: object = None
         self._progress: deque[str] = deque(maxlen=PROGRESS_LINES)
         self._watchers: set[trio.MemorySendChannel[str]] = set()
@@ -99,18 +100,22 @@ class Caller:
     # ---- the service
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Makes the calls until cancelled; a call that is up is then hung up and closed in the ledger first."""
+        self._ended = False
         task_status.started()
         try:
             while True:
                 decision = self._decide()
                 if decision.reason is None:
-                    self._refuse(decision)
+                    self._refuse(decision.refused)
                     self._announce(decision)
                     await self._wait(decision.next)
                 else:
                     await self._call(decision.reason, decision.due)
         finally:
-            self._refuse(Decision(None, NextCall(None, ""), refused="Posthouse is stopping"))
+            self._refuse("the service that dials is stopping")
+            self._ended = True
+            for watcher in self._watchers:
+                watcher.close()
 
     def poke(self) -> None:
         """What waits has changed: look again whether to call."""
@@ -142,9 +147,9 @@ class Caller:
         return self._cycle is not None and self._cycle.hang_up()
 
     async def wait_idle(self) -> None:
-        """Returns once no call is under way."""
-        while self._under_way is not None:
-            await self._under_way.done.wait()
+        """Returns once no call is under way or asked for."""
+        while dialling := self._under_way or self._wanted:
+            await dialling.done.wait()
 
     # ---- looking
     @property
@@ -171,10 +176,13 @@ class Caller:
 
     @contextmanager
     def watch(self) -> Iterator[trio.MemoryReceiveChannel[str]]:
-        """The progress of calls, a line at a time, from the beginning of the one that is under way."""
+        """The progress of calls, a line at a time, from the beginning of the one that is under way. The channel
+        ends with `run`."""
         send, receive = trio.open_memory_channel[str](PROGRESS_LINES)
         for line in self._progress if self._under_way is not None else ():
             send.send_nowait(line)
+        if self._ended:
+            send.close()
         self._watchers.add(send)
         try:
             with send, receive:
@@ -225,9 +233,9 @@ class Caller:
             await trio.sleep(GATHER_S)
         self._poked = trio.Event()
 
-    def _refuse(self, decision: Decision) -> None:
-        if self._wanted is not None and decision.refused:
-            self._wanted.refused = decision.refused
+    def _refuse(self, why: str) -> None:
+        if self._wanted is not None and why:
+            self._wanted.refused = why
             self._wanted.done.set()
             self._wanted = None
 
@@ -245,5 +253,5 @@ class Caller:
         for watcher in self._watchers:
             try:
                 watcher.send_nowait(line)
-            except (trio.WouldBlock, trio.BrokenResourceError):
+            except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
                 pass

@@ -113,9 +113,12 @@ class Cycle:
         self._atd = self.since
         self._scope: trio.CancelScope | None = trio.CancelScope()
         self._verdict: Outcome | None = None
+        self._outcome = Outcome.HUNG_UP
         self._left: set[str] = set()
         self._busy: set[str] = set()
         self._changed = trio.Event()
+        self._unwatched = trio.Event()
+        self._unwatched.set()
 
     def hang_up(self) -> bool:
         """Ends the call wherever it is; False when it is over already."""
@@ -128,22 +131,24 @@ class Cycle:
         self.entry = entry = await self._ledger.begin(self.reason, name, self._clock.now(), due=self._due)
         events.emit(events.CALL_STARTED, id=entry.id, line=name, reason=self.reason.value)
         self._tell(f"call {entry.id}: {self.reason.value}")
-        outcome, dialling = Outcome.HUNG_UP, self._scope
+        dialling = self._scope
         try:
             with dialling:
-                outcome = await self._reach(entry)
+                self._outcome = await self._reach(entry)
             if dialling.cancelled_caught:
-                outcome = self._verdict or Outcome.HUNG_UP
+                self._outcome = self._verdict or Outcome.HUNG_UP
         except Exception:
-            outcome = Outcome.MODEM_ERROR
+            self._outcome = Outcome.MODEM_ERROR
             raise
         finally:
             self._scope = None
-            await self._put_on_hook()
-            ended = self._clock.now()
-            self._enter(LineState.IDLE if outcome in _GOOD else LineState.FAILED)
-            await self._ledger.end(entry, outcome, ended)
-            self._report(entry, outcome)
+            try:
+                await self._put_on_hook()
+            finally:
+                ended = self._clock.now()
+                self._enter(LineState.IDLE if self._outcome in _GOOD else LineState.FAILED)
+                await self._ledger.end(entry, self._outcome, ended)
+                self._report(entry, self._outcome)
         return entry
 
     # ---- dialling
@@ -165,8 +170,6 @@ class Cycle:
                 result = Dialled(Outcome.MODEM_ERROR)
             assert result.outcome is not None
             outcome = result.outcome
-            if entry.connected is not None:
-                return outcome
             await self._put_on_hook()
         return outcome
 
@@ -241,7 +244,7 @@ class Cycle:
         events.emit(events.CONNECTED, id=entry.id, number=self.number, rate=rate)
         self._tell(f"CONNECT {rate}" if rate else "CONNECT")
         self._enter(LineState.NEGOTIATING)
-        outcome = Outcome.HUNG_UP
+        self._unwatched = trio.Event()
         async with trio.open_nursery() as nursery:
             # Beside the work: the line is paid while a slow disk flushes.
             nursery.start_soon(self._keep_ledger, entry, up, rate)
@@ -252,6 +255,7 @@ class Cycle:
                     outcome = await self._negotiate(line) or await self._work_all(nursery, entry, rate)
                 if scope.cancelled_caught:
                     outcome = self._verdict or Outcome.MAX_CALL
+                self._outcome = outcome
             finally:
                 self._scope = None
                 nursery.start_soon(self._put_on_hook)
@@ -331,6 +335,8 @@ class Cycle:
         except OSError as error:
             events.emit(events.MODEM_PROBLEM, line=self.name, what=error)
             outcome = Outcome.CARRIER_LOST
+        finally:
+            self._unwatched.set()
         seconds = self._atd.seconds_until(self._clock.now())
         events.emit(events.CARRIER_LOST, id=entry.id, seconds=f"{seconds:.1f}")
         self._tell(outcome.value)
@@ -354,6 +360,7 @@ class Cycle:
         problem = ""
         with trio.move_on_after(HANG_UP_DEADLINE_S, shield=True) as scope:
             try:
+                await self._unwatched.wait()  # two tasks must not read one port
                 await line.hang_up()
             except OSError as error:
                 problem = str(error)

@@ -2,7 +2,8 @@
 
 Attributes are named as the keys are, with `_s` (seconds) for durations and `_bytes` for sizes; money is
 `Decimal`. An empty duration, size or amount ("off", "none") is None. `config/load.py` makes these from TOML
-and is the only place that checks; a value here has been checked. A service is handed the slice it needs.
+and is the only place that checks; a value here has been checked. Paths of files (`ca`, `certificate`, `key`) are
+absolute, or "". A service is handed the slice it needs.
 """
 
 from __future__ import annotations
@@ -196,6 +197,7 @@ class Account:
     protocol: str = "imap"
     host: str
     port: int = 993
+    """Left out, `config/load.py` puts in the protocol's own."""
     tls: Tls = Tls.IMPLICIT
     ca: str = ""
     login: str = ""

@@ -49,6 +49,7 @@ def refers(path: KeyPath, name: str, known: list[str], faults: Faults, *, of: st
     """This name is one of the known ones."""
     if name in known:
         return
+    known = [k for k in known if k]
     near = nearest(name, known)
     expected = quoted(near) if near else choice(known) if known else f"a {of}, and there is none"
     faults.add(path, f"{quoted(name)} is no {of}'s name", expected)
@@ -111,16 +112,16 @@ def _schedule(config: Config, faults: Faults) -> None:
                 faults.add(
                     ("schedule", "windows", i), f"overlaps schedule.windows[{j}]", "windows apart from each other"
                 )
-    needs(("schedule", "retry"), schedule.retry_s, 'at least one duration, such as ["1m", "5m", "15m", "1h"]', faults)
 
 
 def _tariffs(config: Config, faults: Faults) -> None:
     unique(((("tariff", i, "name"), t.name) for i, t in enumerate(config.tariff)), faults)
     for i, tariff in enumerate(config.tariff):
         at: KeyPath = ("tariff", i)
-        if not tariff.periods and tariff.volume_unit_bytes is None:
+        by_volume = tariff.volume_unit_bytes is not None or faults.under((*at, "volume_unit"))
+        if not tariff.periods and not by_volume:
             needs((*at, "periods"), (), "what a unit of time costs, or volume_unit and volume_price", faults)
-        if tariff.volume_price and tariff.volume_unit_bytes is None:
+        if tariff.volume_price and not by_volume:
             needs((*at, "volume_unit"), (), 'what volume_price is for, such as "10KiB"', faults)
         _periods(tariff, (*at, "periods"), faults)
 

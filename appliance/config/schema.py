@@ -63,7 +63,7 @@ def tables(table: Table | None = None, name: str = "") -> Iterator[tuple[str, Ta
             yield from tables(below, f"{name}.{key}".lstrip("."))
 
 
-MINUTE, HOUR, DAY = 60, 3600, 86400
+HOUR, DAY = 3600, 86400
 COUNT: Final = integer(1, 1_000_000)
 PORT: Final = integer(1, 65535)
 BAUD: Final = (300, 600, 1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200, 230400, 460800, 921600, 1000000, 2000000,

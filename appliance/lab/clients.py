@@ -113,7 +113,8 @@ def _msmtp(login: Login, sender: str, recipient: str, data: bytes) -> None:
 
 
 def _swaks(login: Login, sender: str, recipient: str, data: bytes) -> None:
-    letter = _private(login, "letter", data.replace(b"\r\n", b"\n"))
+    # It ends the last line itself, and makes every line end CRLF.
+    letter = _private(login, "letter", data.removesuffix(b"\r\n").replace(b"\r\n", b"\n"))
     _run(
         login,
         ["swaks", "--server", f"{login.host}:{login.port}", "--auth", "PLAIN", "--auth-user", login.name,

@@ -68,8 +68,8 @@ class Station(Protocol):
     @property
     def on_hook(self) -> bool: ...
 
-    async def ring(self) -> bool:
-        """Rings until answered (True) or cancelled."""
+    async def ring(self) -> None:
+        """Rings until it is answered, or cancelled."""
         ...
 
     def circuit_up(self, circuit: Circuit) -> None: ...
@@ -139,6 +139,7 @@ class Exchange:
     records: list[CallRecord] = field(default_factory=list)
     circuits: list[Circuit] = field(default_factory=list)
     _numbers: dict[str, Access | Station] = field(default_factory=dict)
+    _ringing: set[str] = field(default_factory=set)
 
     def subscribe(self, subscriber: Access | Station) -> None:
         if subscriber.number in self._numbers:
@@ -198,9 +199,12 @@ class Exchange:
         return Progress.CONNECTED
 
     async def _ring_station(self, callee: Station, record: CallRecord) -> Progress:
-        if not callee.on_hook:
+        if not callee.on_hook or callee.number in self._ringing:
             return Progress.BUSY
-        if not await callee.ring():
-            return Progress.NO_CARRIER
+        self._ringing.add(callee.number)
+        try:
+            await callee.ring()
+        finally:
+            self._ringing.remove(callee.number)
         record.rate = self.rate
         return Progress.CONNECTED

@@ -23,7 +23,7 @@ START_S: Final = 20.0
 ASK_S: Final = 20.0
 STOP_S: Final = 15.0
 POLL_S: Final = 0.1
-TAIL_LINES: Final = 12
+TAIL_LINES: Final = 5
 
 _COMMAND: Final = (sys.executable, "-m", "appliance")
 

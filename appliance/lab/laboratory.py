@@ -105,7 +105,10 @@ class LabThread:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.do(self._stop.set)
+        try:
+            self.do(self._stop.set)
+        except trio.RunFinishedError:
+            pass  # it failed by itself; said below
         self._thread.join(START_S)
         if self._failure is not None:
             raise RuntimeError("the laboratory failed") from self._failure

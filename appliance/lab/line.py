@@ -46,6 +46,8 @@ SEGMENT_BYTES: Final = 1460
 """The gate's segments, Ethernet's: loopback's of 64 KB and a small window get into each other's way."""
 CONNECT_ROUND_TRIPS: Final = 1.5
 """SYN, SYN-ACK, ACK: the provider's server sees a connection that long after the site asked for it."""
+PATTERN_BYTES: Final = 256
+"""The longest pattern to cut behind: a command of POP3, all but the longest of SMTP's."""
 DRAIN_S: Final = 5.0
 """After a drop the provider's side is read for as long, so that what it meets is an end of file and no reset."""
 
@@ -148,7 +150,7 @@ class Line:
             self.cut_now()
 
     def cut_at(self, way: Way, pattern: bytes, nth: int = 1) -> None:
-        """Cuts right behind the `nth` time that a connection delivers `pattern` this way."""
+        """Cuts right behind the `nth` time that a connection delivers `pattern`, of 256 bytes at most, this way."""
         self._needle = _Needle(way, pattern, nth)
 
     def forget_cuts(self) -> None:
@@ -292,7 +294,7 @@ class Line:
                 return
             keep = self._bytes_until_cut(call, way, tail, data)
             piece = data if keep is None else data[:keep]
-            tail = (tail + piece)[-256:]
+            tail = (tail + piece)[-PATTERN_BYTES:]
             # Counted first, so that no other connection passes the place of the cut while this one sends.
             call.bytes.delivered[way] += len(piece)
             if piece:

@@ -375,7 +375,7 @@ class Modem:
         if self._dial is not None:
             self._dial.cancel()
 
-    async def ring(self) -> bool:
+    async def ring(self) -> None:
         """The exchange rings: RING until ATA or S0's count (V.250 §6.3.5, §6.3.8)."""
         self._ringing = trio.Event()
         rings = 0
@@ -388,7 +388,6 @@ class Modem:
                     self._ringing.set()
                 with trio.move_on_after(RING_ON_S):
                     await self._ringing.wait()
-            return True
         finally:
             self._ringing = None
 

@@ -72,9 +72,13 @@ class PostOffice:
     # ---- taking in
     def has_room(self, size: int) -> bool:
         """Whether the disk has room for `size` bytes beyond the reserve."""
+        return size < self.free_bytes()
+
+    def free_bytes(self) -> int:
+        """What new mail may still use of the disk."""
         stat = os.statvfs(self.spool.paths.root)
         reserve = min(DISK_RESERVE, stat.f_blocks * stat.f_frsize // DISK_RESERVE_SHARE)
-        return stat.f_bavail * stat.f_frsize - size > reserve
+        return max(0, stat.f_bavail * stat.f_frsize - reserve)
 
     def begin(self, envelope: Envelope) -> Submission:
         return Submission(envelope)
@@ -115,16 +119,20 @@ class PostOffice:
 
         def work() -> None:
             draft.finish()
-            if not boxes:
-                self.spool.place(envelope)
-            elif not envelope.recipients:
-                for box in boxes[1:]:
-                    box.link_in(draft.path, draft.size, draft.crc32)
-                boxes[0].move_in(draft.path, draft.size, draft.crc32)
-            else:
-                for box in boxes:
-                    box.copy_in(draft.path, prefix=_return_path(envelope.sender))
-                self.spool.place(envelope)
+            placed: list[Path] = []
+            try:
+                if envelope.recipients:
+                    prefix = _return_path(envelope.sender)
+                    placed += (box.copy_in(draft.path, prefix=prefix) for box in boxes)
+                    self.spool.place(envelope)
+                else:
+                    for box in boxes[1:]:
+                        placed.append(box.link_in(draft.path, draft.size, draft.crc32))
+                    boxes[0].move_in(draft.path, draft.size, draft.crc32)
+            except OSError:
+                for path in placed:  # the client is told no, and will come again: nobody has it until all have it
+                    self._committer.disk.unlink(path)
+                raise
 
         await self._committer.commit(work)
         if envelope.recipients:
@@ -261,19 +269,20 @@ class PostOffice:
         return MessageState.BULK if self.is_bulk(envelope) else MessageState.QUEUED
 
     def prospect(self) -> Prospect:
-        """What waits for a call."""
-        waiting = [e for e in self.spool.messages.values() if not e.held]
-        plain = [e for e in waiting if not self.is_bulk(e)]
-        bulk = [e for e in waiting if self.is_bulk(e)]
-        return Prospect(
-            messages=len(plain),
-            bytes=sum(e.size for e in plain),
-            oldest=min((e.received for e in plain), default=None),
-            urgent=sum(e.priority is Priority.URGENT and bool(e.user) for e in plain),
-            bulk_messages=len(bulk),
-            bulk_bytes=sum(e.size for e in bulk),
-            bulk_oldest=min((e.received for e in bulk), default=None),
-        )
+        """What waits for a call. One pass: it runs whenever the queue has changed."""
+        messages = size = urgent = bulk_messages = bulk_size = 0
+        oldest = bulk_oldest = None
+        for e in self.spool.messages.values():  # oldest first
+            if e.held:
+                continue
+            if self.is_bulk(e):
+                bulk_messages, bulk_size = bulk_messages + 1, bulk_size + e.size
+                bulk_oldest = bulk_oldest or e.received
+            else:
+                messages, size = messages + 1, size + e.size
+                oldest = oldest or e.received
+                urgent += e.priority is Priority.URGENT and bool(e.user)
+        return Prospect(messages, size, oldest, urgent, bulk_messages, bulk_size, bulk_oldest)
 
 
 def _failed(recipient: Recipient, verdict: Verdict) -> Recipient:

@@ -1,7 +1,7 @@
 """Drives an `AtChannel` over a port: one command and its answer at a time, each with a deadline, and guard times.
 
-It owns the channel and the moment of the last byte written, from which a guard time counts. It must not know
-what an answer means for a call: that is `line`'s. Nothing is read between calls: the kernel's buffer keeps
+It owns the channel and the moment since which nothing was written on line, from which a guard time counts. It must
+not know what an answer means for a call: that is `line`'s. Nothing is read between calls: the kernel's buffer keeps
 what the modem says meanwhile, and the next call finds it. All that is said goes to the journal (debug level).
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Dialogue", "Timing"]
 
-READ_S = 0.01
+READ_S: Final = 0.01
 """Enough to read what lies in the kernel's buffer."""
 
 
@@ -63,7 +63,7 @@ class Dialogue:
         self._channel = AtChannel(carries_data=carries_data)
         self._pending: deque[Event] = deque()
         self._unanswered = True
-        self._last_write = trio.current_time()
+        self._quiet_since = trio.current_time()
 
     async def command(self, command: str, seconds: float) -> Answer | None:
         """One command line and its answer, None when none came within `seconds`. Raises PortError; LocalProtocolError
@@ -82,7 +82,7 @@ class Dialogue:
         """Ends the dial in flight; its result, None when the modem says nothing any more."""
         if not self._channel.busy:
             return None
-        await trio.sleep_until(self._last_write + self._timing.settle_s)
+        await trio.sleep_until(self._quiet_since + self._timing.settle_s)
         await self._send(self._channel.abort())
         return await self.answer(self._timing.abort_s)
 
@@ -91,7 +91,7 @@ class Dialogue:
         modem's OK is waited for. None: no answer, and the guard time has passed."""
         guard_s += self._timing.guard_margin_s
         self._channel.give_up()
-        await trio.sleep_until(self._last_write + guard_s)
+        await trio.sleep_until(self._quiet_since + guard_s)
         await self._send(self._channel.escape())
         return await self.answer(guard_s + self._timing.answer_s)
 
@@ -104,6 +104,8 @@ class Dialogue:
                 event = await self._next()
                 if isinstance(event, Answer):
                     self._unanswered = False
+                    if event.code is ResultCode.CONNECT:  # on line from now on: no guard time has passed yet
+                        self._quiet_since = trio.current_time()
                     return event
         self._channel.give_up()
         return None
@@ -133,7 +135,7 @@ class Dialogue:
         events.emit(events.MODEM_SAID, line=self._name, direction=">", text=data.rstrip(b"\r") or "(CR)")
         with trio.CancelScope(shield=True):  # half a command line would be completed by the next one's CR
             await self._port.send(data)
-        self._last_write = trio.current_time()
+        self._quiet_since = trio.current_time()
 
     async def _read(self) -> None:
         self._pending.extend(self._channel.receive_data(await self._port.receive()))
@@ -146,7 +148,6 @@ class Dialogue:
         return event
 
     def _log(self, event: Event) -> None:
-        texts: list[str] = []
         match event:
             case Answer(text=text, information=information):
                 texts = [*information, text]

@@ -48,7 +48,7 @@ STREAM_S: Final = 60.0
 NEXT_ADDRESS_S: Final = 5.0
 """Before a host's next address is tried beside the first (RFC 8305 says 250 ms, less than one round trip here)."""
 AT_TRIES: Final = 2
-"""The first AT after a pause may be lost to a modem that wakes up or finds its speed (V.250 §4.3)."""
+"""The first AT after a pause may be lost to a modem that wakes up or finds its speed."""
 
 _OUTCOMES: Final = {
     ResultCode.BUSY: Outcome.BUSY,

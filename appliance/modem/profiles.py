@@ -17,8 +17,8 @@ class Profile:
 
 
 PROFILES: Final = {
-    # ATZ: what is stored, on-hook. Then (V.250 §6.2, §6.3.14): no echo, result codes, in words, with the rate and every
-    # call progress; DCD follows the carrier (&C1) and the fall of DTR hangs up (&D2).
+    # ATZ (V.250 §6.1.1): what is stored, and on-hook. Then (§6.2.4 to §6.2.9): no echo, result codes, in words, with
+    # the rate and every call progress; DCD follows the carrier (&C1) and the fall of DTR hangs up (&D2).
     "hayes": Profile("hayes", ("ATZ", "ATE0Q0V1X4&C1&D2")),
 }
 """By the configuration's `profile`."""

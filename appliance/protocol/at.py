@@ -196,7 +196,7 @@ _PROGRESS: Final = re.compile(
 )
 _UNSOLICITED: Final = re.compile(
     # 3GPP 27.007 and 27.005: registration, caller, messages, supplementary services, SIM and functionality
-    r"\+(CRING|CLIP|CREG|CGREG|CEREG|CMTI?|CDSI?|CBM|CUSD|CCWA|CSS[IU]|COL?P|CPIN|CFUN|CIEV|CTZ[VE]|CGEV|PBREADY)\b"
+    r"\+(CRING|CLIP|CREG|CGREG|CEREG|CMTI?|CDSI?|CBM|CUSD|CCWA|CSS[IU]|COLP|CPIN|CFUN|CIEV|CTZ[VE]|CGEV|PBREADY)\b"
     # Huawei and others: signal, mode and traffic reports
     r"|\^[A-Z]+|\*PSUTTZ|DST:"
     # a modem that restarts, or is about to

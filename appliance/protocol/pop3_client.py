@@ -262,7 +262,8 @@ class Pop3Client:
     # ---- receiving
     def receive(self, data: bytes) -> list[Event]:
         """What `data` means; b"" is the end of the stream. Raises RemoteProtocolError, after which the connection is
-        as good as closed."""
+        as good as closed. What came before it in `data` holds, so an error behind events is not raised but told by a
+        `Closed` behind them."""
         if self._over:
             return []
         if not data:
@@ -271,9 +272,11 @@ class Pop3Client:
         events: list[Event] = []
         try:
             self._take(data, events)
-        except RemoteProtocolError:
+        except RemoteProtocolError as error:
             self._over = True
-            raise
+            if not events:
+                raise
+            events.append(Closed(False, str(error)))
         if not self._over:
             self._pump()
         return events

@@ -150,10 +150,11 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The connection is over: by 421 or after QUIT (`reply`), or without a word (None)."""
+    """The connection is over: by 421 or after QUIT (`reply`), or without a word, or by what is no SMTP (None)."""
 
     reply: Reply | None
     after_quit: bool = False
+    text: str = field(default="", compare=False)
 
 
 Event = StartTls | Ready | Refused | SendBody | Finished | Closed
@@ -340,19 +341,22 @@ class SmtpClient:
     # ---- receiving
     def receive(self, data: bytes) -> list[Event]:
         """What `data` means; b"" is the end of the stream. Raises RemoteProtocolError, after which the connection
-        is as good as closed: nothing of it can be trusted any more."""
+        is as good as closed: nothing of it can be trusted any more. What came before it in `data` holds, so an error
+        behind events is not raised but told by a `Closed` behind them."""
         if self._over:
             return []
         if not data:
-            return list(self._close(None))
+            return list(self._close(None, "the server closed the connection"))
         self._reader.feed(data)
         events: list[Event] = []
         try:
             while not self._over and (reply := self._reader.next()) is not None:
                 events += self._on_reply(reply)
-        except RemoteProtocolError:
+        except RemoteProtocolError as error:
             self._over = True
-            raise
+            if not events:
+                raise
+            events.append(Closed(None, text=str(error)))
         return events
 
     def tls_started(self) -> None:
@@ -361,9 +365,9 @@ class SmtpClient:
         self._want_tls = False
         self._ask(f"EHLO {self._name}", Stage.EHLO)
 
-    def _close(self, reply: Reply | None) -> Iterator[Event]:
+    def _close(self, reply: Reply | None, text: str = "") -> Iterator[Event]:
         self._over = True
-        yield Closed(reply, after_quit=self._quitting)
+        yield Closed(reply, self._quitting, text or (reply.text if reply else ""))
 
     def _refuse(self, stage: Stage, reply: Reply | None, text: str = "") -> Iterator[Event]:
         self._over = True

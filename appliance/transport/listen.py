@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from appliance import events
+from appliance.transport.prompt import PromptStream
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -105,7 +106,7 @@ async def open_listeners(addresses: Iterable[Address]) -> list[trio.SocketListen
 async def serve(
     service: str,
     listeners: list[trio.SocketListener],
-    handler: Callable[[trio.SocketStream, str], Awaitable[None]],
+    handler: Callable[[PromptStream, str], Awaitable[None]],
     *,
     limits: ClientLimits,
     refuse: Callable[[str], bytes],
@@ -124,7 +125,7 @@ async def serve(
 async def _accept_loop(
     service: str,
     listener: trio.SocketListener,
-    handler: Callable[[trio.SocketStream, str], Awaitable[None]],
+    handler: Callable[[PromptStream, str], Awaitable[None]],
     limits: ClientLimits,
     refuse: Callable[[str], bytes],
     nursery: trio.Nursery,
@@ -132,7 +133,7 @@ async def _accept_loop(
     async with listener:
         while True:
             try:
-                stream = await listener.accept()
+                stream = PromptStream((await listener.accept()).socket)
             except OSError as error:
                 if error.errno not in _OUT_OF_THINGS:
                     raise
@@ -153,7 +154,7 @@ async def _accept_loop(
             nursery.start_soon(_one, stream, client, handler, limits)
 
 
-async def _refuse(stream: trio.SocketStream, line: bytes) -> None:
+async def _refuse(stream: PromptStream, line: bytes) -> None:
     # A fresh socket's send buffer holds the line: this cannot block, and must not, in the accept loop.
     try:
         with trio.move_on_after(0.1):
@@ -164,9 +165,9 @@ async def _refuse(stream: trio.SocketStream, line: bytes) -> None:
 
 
 async def _one(
-    stream: trio.SocketStream,
+    stream: PromptStream,
     client: str,
-    handler: Callable[[trio.SocketStream, str], Awaitable[None]],
+    handler: Callable[[PromptStream, str], Awaitable[None]],
     limits: ClientLimits,
 ) -> None:
     try:

@@ -32,6 +32,7 @@ class FakeLine:
         self.name = name
         self.log: list[str] = []
         self.off_hook = False
+        self.watched = False
         self.hooks: dict[str, Callable[[], None]] = {}
         self._steps = {
             "prepare": deque(prepare),
@@ -73,7 +74,17 @@ class FakeLine:
         return await trio.open_tcp_stream(host, port)
 
     async def wait_carrier_lost(self) -> Outcome:
-        await self._carrier.wait()
+        self.watched = True
+        try:
+            await self._carrier.wait()
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                for _ in range(5):  # as a nursery takes some steps to unwind
+                    await trio.lowlevel.checkpoint()
+            raise
+        finally:
+            self.watched = False
         if isinstance(self._lost, OSError):
             raise self._lost
         return self._lost
@@ -83,6 +94,7 @@ class FakeLine:
         self.off_hook = False
 
     async def _step(self, name: str, what: str = "") -> object:
+        assert not self.watched or name == "negotiate", f"{name} while another task waits for the carrier's end"
         self.log.append(f"{name} {what}".strip())
         if name in self.hooks:
             self.hooks[name]()

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from appliance.lab.laboratory import NUMBER, LabThread
+from appliance.lab.laboratory import NUMBER
 
 from . import clients, corpus
 from .conftest import LOGINS
 from .corpus import Mail
-from .product import Site, running
+from .product import Site, quick_lab, running
 from .providers import HOST, AioSmtp, Captured, Certificates, Dovecot, Postfix
 
 USERS = ("hanako", "taro", "yuki", "ken", "mari")
@@ -69,7 +69,7 @@ def submissions() -> list[tuple[str, str, Mail]]:
 
 def test_one_call_for_everybody(tmp_path: Path, postfix: Postfix, dovecot: Dovecot, certificates: Certificates) -> None:
     """Six mail programs x the corpus out, the corpus in for five users, over TLS, with one dial."""
-    with LabThread(paced=False, ring_s=0.05, train_s=0.05) as lab:
+    with quick_lab() as lab:
         site = Site(
             tmp_path, lab, users=USERS, smtp_target=(HOST, postfix.submission), pop3_target=(HOST, dovecot.pop3),
             logins=LOGINS, tls="starttls", certificates=certificates, smarthost={"login": "u0", "secret": "u0"},
@@ -105,10 +105,11 @@ def test_one_call_for_everybody(tmp_path: Path, postfix: Postfix, dovecot: Dovec
             assert (call["sent"], call["fetched"], call["failed"]) == (len(todo), fetched, 0)
             carried = lab.lab.line.calls[0].delivered
             assert call["bytes_out"] == carried["out"]
-            assert call["bytes_in"] == carried["in"]
+            # What a server says behind our QUIT is carried, but nobody waits for it.
+            assert 0 <= carried["in"] - call["bytes_in"] <= 40 * (1 + len(USERS))
             assert site.queue() == []
             assert site.calls() == [call]
-            assert lab.lab.line.calls[0].connections == {"smtp": 1, "pop3": len(USERS)}
+            assert lab.lab.line.calls[0].connections == {"site-smtp": 1, "site-pop3": len(USERS)}
             assert [dovecot.waiting(site.login_of[u]) for u in USERS] == [[]] * len(USERS)
             for user in USERS:
                 read_right(site, user, waiting[user], site.read(user))
@@ -121,7 +122,7 @@ def test_one_call_for_everybody(tmp_path: Path, postfix: Postfix, dovecot: Dovec
 
 def test_a_second_provider_and_ten_megabytes(tmp_path: Path, second_provider: AioSmtp) -> None:
     """aiosmtpd has neither PIPELINING nor CHUNKING; a 10 MB attachment goes through it whole."""
-    with LabThread(paced=False, ring_s=0.05, train_s=0.05) as lab:
+    with quick_lab() as lab:
         site = Site(tmp_path, lab, users=("hanako",), smtp_target=(HOST, second_provider.port))
         with running(site):
             sent = [
@@ -137,7 +138,7 @@ def test_a_second_provider_and_ten_megabytes(tmp_path: Path, second_provider: Ai
 
 
 def test_mail_between_users_needs_no_call(tmp_path: Path, second_provider: AioSmtp) -> None:
-    with LabThread() as lab:
+    with quick_lab() as lab:
         site = Site(tmp_path, lab, users=("hanako", "taro"), smtp_target=(HOST, second_provider.port))
         with running(site):
             mails = [corpus.make(k, f"local-{k}", "hanako@harbour.example", ["taro+lists@harbour.example"])
@@ -153,7 +154,7 @@ def test_what_the_provider_refuses_for_good_comes_back_as_a_bounce(tmp_path: Pat
     second_provider.refuse = lambda verb, argument: (
         "550 5.1.1 nobody of that name" if argument.startswith("nobody") else None
     )
-    with LabThread(paced=False, ring_s=0.05, train_s=0.05) as lab:
+    with quick_lab() as lab:
         site = Site(tmp_path, lab, users=("hanako",), smtp_target=(HOST, second_provider.port))
         with running(site):
             mail = corpus.make("plain", "half", "hanako@harbour.example", ["nobody@far.example", "some@far.example"])
@@ -171,7 +172,7 @@ def test_what_the_provider_refuses_for_good_comes_back_as_a_bounce(tmp_path: Pat
 
 def test_what_the_provider_defers_stays_for_the_next_call(tmp_path: Path, second_provider: AioSmtp) -> None:
     second_provider.refuse = lambda verb, argument: "451 4.7.1 greylisted" if verb == "RCPT" else None
-    with LabThread(paced=False, ring_s=0.05, train_s=0.05) as lab:
+    with quick_lab() as lab:
         site = Site(tmp_path, lab, users=("hanako",), smtp_target=(HOST, second_provider.port))
         with running(site):
             mail = corpus.make("plain", "later", "hanako@harbour.example", ["a@far.example"])
@@ -187,7 +188,7 @@ def test_what_the_provider_defers_stays_for_the_next_call(tmp_path: Path, second
 
 
 def test_a_condition_makes_the_call(tmp_path: Path, second_provider: AioSmtp) -> None:
-    with LabThread(paced=False, ring_s=0.05, train_s=0.05) as lab:
+    with quick_lab() as lab:
         site = Site(
             tmp_path, lab, users=("hanako",), smtp_target=(HOST, second_provider.port), schedule={"queued_messages": 3}
         )
@@ -208,7 +209,7 @@ def test_a_condition_makes_the_call(tmp_path: Path, second_provider: AioSmtp) ->
     (b"Priority: normal", False), (b"X-Priority: 3", False),
 ])  # fmt: skip
 def test_urgent_mail_calls_at_once(tmp_path: Path, second_provider: AioSmtp, header: bytes, urgent: bool) -> None:
-    with LabThread(paced=False, ring_s=0.05, train_s=0.05) as lab:
+    with quick_lab() as lab:
         site = Site(tmp_path, lab, users=("hanako",), smtp_target=(HOST, second_provider.port))
         with running(site):
             mail = corpus.make("plain", "quick", "hanako@harbour.example", ["a@far.example"], extra=header + b"\r\n")

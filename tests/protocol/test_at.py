@@ -149,7 +149,7 @@ TRANSCRIPTS = [
     T("creg asked", "AT+CREG?", b"\r\n+CREG: 0,1\r\n\r\nOK\r\n", Answer(OK, "OK", ("+CREG: 0,1",))),
     T("cme error", "AT+CPIN?", b"\r\n+CME ERROR: SIM busy\r\n", Answer(ERROR, "+CME ERROR: SIM busy")),
     T("cms error", "AT+CMGS", b"\r\n+CMS ERROR: 500\r\n", Answer(ERROR, "+CMS ERROR: 500")),
-    # V.250 §6.4.3 (+MR): modulation reports precede CONNECT
+    # V.250 §6.4 (+MR, +ER): modulation reports precede CONNECT
     T(
         "modulation report",
         "123",

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from appliance.protocol.dots import Stuffer, Unstuffer
 
-PIECES = st.lists(st.sampled_from([b".", b"..", b"\r\n", b"\r", b"\n", b"a", b"\r\n.", b".\r\n", b"\0", b"\xff"]), max_size=30)
+PIECES = st.lists(
+    st.sampled_from([b".", b"..", b"\r\n", b"\r", b"\n", b"a", b"\r\n.", b".\r\n", b"\0", b"\xff"]), max_size=30
+)
 
 
 def cut(data: bytes, every: int) -> list[bytes]:
@@ -55,7 +57,9 @@ def test_round_trip_over_any_cut(pieces: list[bytes], every: int) -> None:
     assert unstuff(wire, every) == (expected, b"", True)
 
 
-@pytest.mark.parametrize("end", [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r", b"\r.\r\n", b"\n.\r", b"\r\n.\r\r\n", b".\r\n"])
+@pytest.mark.parametrize(
+    "end", [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r", b"\r.\r\n", b"\n.\r", b"\r\n.\r\r\n", b".\r\n"]
+)
 @pytest.mark.parametrize("every", [1, 100])
 def test_no_other_end_of_data(end: bytes, every: int) -> None:
     assert unstuff(b"a" + end + b"MAIL FROM:<evil@example>\r\n", every)[2] is False

@@ -47,7 +47,8 @@ class Driver:
     def feed(self, data: bytes) -> None:
         self.server.feed(data)
         while (event := self.server.next_event()) is not None:
-            self.take()
+            if not isinstance(event, RetrieveWanted):  # as the service does: messages gather up to OUT_LIMIT
+                self.take()
             if not isinstance(event, Flush):
                 self.events.append(event)
             match event:

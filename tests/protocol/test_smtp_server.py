@@ -106,7 +106,11 @@ CONVERSATIONS = [
     (HELLO + f"MAIL FROM:<a@b.example> SIZE={LIMIT}\r\n".encode(), [250, 250], []),
     (HELLO + f"MAIL FROM:<a@b.example> SIZE={LIMIT + 1}\r\n".encode(), [250, 552], []),
     (HELLO + ENVELOPE + b"DATA\r\n" + b"x" * (LIMIT + 1) + b"\r\n.\r\nNOOP\r\n", [250, 250, 250, 354, 552, 250], []),
-    (HELLO + ENVELOPE + b"DATA\r\n" + b"x" * (LIMIT - 2) + b"\r\n.\r\n", [250, 250, 250, 354, 250], [b"x" * (LIMIT - 2) + b"\r\n"]),
+    (
+        HELLO + ENVELOPE + b"DATA\r\n" + b"x" * (LIMIT - 2) + b"\r\n.\r\n",
+        [250, 250, 250, 354, 250],
+        [b"x" * (LIMIT - 2) + b"\r\n"],
+    ),
     (b"EHLO a b\r\nEHLO\r\n" + HELLO, [501, 501, 250], []),
     (HELLO + b"X" * (MAX_COMMAND + 1) + b"\r\nNOOP\r\n", [250, 500, 250], []),
     (HELLO + b"X" * 50_000 + b"\r\nNOOP\r\n", [250, 500, 250], []),
@@ -196,7 +200,11 @@ def test_what_came_before_tls_is_forgotten() -> None:
         (b"AUTH PLAIN " + base64.b64encode(b"\0me\0right") + b"\r\n", [235], "me"),
         (b"AUTH PLAIN " + base64.b64encode(b"me\0me\0right") + b"\r\n", [235], "me"),
         (b"AUTH PLAIN\r\n" + base64.b64encode(b"\0me\0right") + b"\r\n", [334, 235], "me"),
-        (b"AUTH LOGIN\r\n" + base64.b64encode(b"me") + b"\r\n" + base64.b64encode(b"right") + b"\r\n", [334, 334, 235], "me"),
+        (
+            b"AUTH LOGIN\r\n" + base64.b64encode(b"me") + b"\r\n" + base64.b64encode(b"right") + b"\r\n",
+            [334, 334, 235],
+            "me",
+        ),
         (b"auth login " + base64.b64encode(b"me") + b"\r\n" + base64.b64encode(b"right") + b"\r\n", [334, 235], "me"),
         (b"AUTH PLAIN " + base64.b64encode(b"\0me\0wrong") + b"\r\n", [535], ""),
         (b"AUTH PLAIN " + base64.b64encode(b"you\0me\0right") + b"\r\n", [501], ""),
@@ -250,7 +258,19 @@ def test_reset_in_the_middle_is_told() -> None:
 
 
 WORDS = st.sampled_from(
-    [HELLO, ENVELOPE, b"DATA\r\n", b".\r\n", b"BDAT 5\r\n", b"BDAT 0 LAST\r\n", b"RSET\r\n", b"AUTH LOGIN\r\n", b"\n", b"\r", b"x"]
+    [
+        HELLO,
+        ENVELOPE,
+        b"DATA\r\n",
+        b".\r\n",
+        b"BDAT 5\r\n",
+        b"BDAT 0 LAST\r\n",
+        b"RSET\r\n",
+        b"AUTH LOGIN\r\n",
+        b"\n",
+        b"\r",
+        b"x",
+    ]
     + [b"STARTTLS\r\n", b"QUIT\r\n", b"\xff\0", b"MAIL FROM:<", b">\r\n", b"RCPT TO:", b" SIZE=", b"=\r\n"]
 )
 

@@ -6,15 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fakes.config import HASH, LINE, SITE, write
 
 from appliance.config.load import load
 from appliance.config.unbuilt import unbuilt
-from appliance.config.units import PASSWORD
 
-HASH = "$7$C6..../....yOCHGXdqOV2N9hxQJDdRS.$DEaIJMDEM2OFuEr49MsY9TJtbBE1DWKYbvbsCODZWs/"
-PASSWORD.read(HASH)
-SITE = '[site]\nname = "harbour"\ndomain = "harbour.example"\n'
-LINE = '[[line]]\nname = "pstn"\nport = "/dev/ttyS1"\nnumbers = ["1"]\n'
 TARIFF = '[[tariff]]\nname = "t"\ncurrency = "JPY"\nperiods = [{ unit = "3m", price = 10 }]\n'
 ACCOUNT = '[[user]]\nname = "u"\n[[user.account]]\nhost = "h"\nlogin = "l"\nsecret = "s"\n'
 
@@ -60,7 +56,8 @@ UNBUILT = [
         '[alerts]\nto = "a@b.example"\nevery = "7d"',
         ["alerts.to: sending alerts", "alerts.every: sending alerts"],
     ),
-    (f'[console]\npassword = "{HASH}"\nssh = true', ["console.password: the console", "console.ssh: the console over ssh"]),
+    (f'[console]\npassword = "{HASH}"\nssh = true',
+     ["console.password: the console", "console.ssh: the console over ssh"]),
     (
         '[leds]\npower = "a"\nline = "b"\nmail = "c"\nfault = "d"',
         [f"leds.{key}: showing the state on LEDs" for key in ("power", "line", "mail", "fault")],
@@ -83,24 +80,18 @@ BUILT = [
 ]
 
 
-def write(folder: Path, text: str) -> Path:
-    path = folder / "posthouse.toml"
-    path.write_text(SITE + text)
-    secrets = folder / "secrets.toml"
-    secrets.write_text(f's = "x"\npin = "0123"\nhex = "{"ab" * 32}"')
-    secrets.chmod(0o600)
-    return path
+SECRETS = f's = "x"\npin = "0123"\nhex = "{"ab" * 32}"'
 
 
 @pytest.mark.parametrize(("text", "sentences"), UNBUILT)
 def test_unbuilt(tmp_path: Path, text: str, sentences: list[str]) -> None:
-    config = load(write(tmp_path, text))  # `check` finds no fault
+    config = load(write(tmp_path, SITE + text, SECRETS))  # `check` finds no fault
     assert unbuilt(config) == [f"{s} is not built yet" for s in sentences]
 
 
 @pytest.mark.parametrize("text", BUILT)
 def test_built(tmp_path: Path, text: str) -> None:
-    assert unbuilt(load(write(tmp_path, text))) == []
+    assert unbuilt(load(write(tmp_path, SITE + text, SECRETS))) == []
 
 
 def test_the_documentation_names_them(tmp_path: Path) -> None:

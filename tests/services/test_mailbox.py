@@ -238,6 +238,13 @@ def test_a_change_while_the_folder_is_read_makes_it_read_again(box: Mailbox, mon
     assert [m.path for m in box.messages()] == moved
 
 
+def test_a_message_in_both_folders_is_one_message(box: Mailbox) -> None:
+    path = put(box)
+    os.link(path, box.root / "cur" / f"{path.name}:2,S")  # as a program that moves by link and unlink leaves it
+    assert [m.path.parent.name for m in box.messages()] == ["cur"]
+    assert box.usage == len(MAIL)
+
+
 async def test_delete_finds_what_was_moved_and_flushes_once(running: Mailbox) -> None:
     paths = [put(running, b"%d" % i) for i in range(4)]
     listed = running.messages()
@@ -301,11 +308,28 @@ def test_recovery_puts_aside_what_is_damaged_and_removes_leftovers(
     assert not caplog.records
 
 
+def test_recovery_goes_on_while_dovecot_moves_and_deletes(
+    box: Mailbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, damaged, gone = (put(box, b"message %d" % i) for i in range(3))
+    damaged.write_bytes(b"mess")
+    listing = box.messages()
+    to_cur(good)
+    moved = to_cur(damaged)
+    gone.unlink()
+    messages, stale = Mailbox.messages, [listing]
+    monkeypatch.setattr(Mailbox, "messages", lambda self: stale.pop() if stale else messages(self))
+    box.recover()
+    assert contents(box) == [b"message 0"]
+    assert [p.name for p in (tmp_path / "spool" / "corrupt").iterdir()] == [f"hanako.{moved.name}"]
+
+
 def test_what_was_flushed_long_ago_is_not_read_in_cur(box: Mailbox, tmp_path: Path) -> None:
-    old, fresh = put(box, b"old 1"), put(box, b"new 1")
-    old, fresh = to_cur(old), to_cur(fresh)
+    old, short, fresh = (to_cur(put(box, data)) for data in (b"old 1", b"old 3", b"new 1"))
     old.write_bytes(b"old 2")
-    os.utime(old, (1_600_000_000, 1_600_000_000))
+    short.write_bytes(b"old")
+    for path in (old, short):
+        os.utime(path, (1_600_000_000, 1_600_000_000))
     fresh.write_bytes(b"new 2")
     assert contents(make(tmp_path)) == [b"old 2"]
 

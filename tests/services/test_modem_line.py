@@ -160,6 +160,17 @@ async def test_a_result_that_comes_with_the_abort(autojump_clock: Any, monkeypat
             assert modem.on_hook
 
 
+async def test_hanging_up_right_after_connect_keeps_both_guard_times(autojump_clock: Any) -> None:
+    async with made() as (modem, line):
+        modem.dial_s = 30.0
+        await line.prepare()
+        await line.dial(NUMBER)
+        started = trio.current_time()
+        await line.hang_up()
+        assert modem.on_hook and modem.stray == b""
+        assert 2 <= trio.current_time() - started < 3
+
+
 async def test_a_modem_that_falls_silent_while_dialling(autojump_clock: Any, caplog: pytest.LogCaptureFixture) -> None:
     async with made(dial_timeout_s=10.0) as (modem, line):
         modem.script, modem.mute_when_dialling = [""], True
@@ -339,7 +350,9 @@ async def test_hanging_up_when_dtr_or_dcd_do_not_work(autojump_clock: Any, obeys
         assert modem.stray == b""
 
 
-async def test_a_dcd_that_is_always_on_is_not_believed(autojump_clock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_dcd_that_is_always_on_is_not_believed(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(FakeModem, "dcd", True)
     async with made(lines=True) as (modem, line):
         modem.obeys_dtr = False
@@ -347,6 +360,7 @@ async def test_a_dcd_that_is_always_on_is_not_believed(autojump_clock: Any, monk
         await line.dial(NUMBER)
         await line.hang_up()
         assert modem.on_hook and modem.hung_up_by == "ATH"
+        assert not said(caplog, "modem-problem")
 
 
 @LINES
@@ -369,7 +383,7 @@ async def test_a_modem_that_cannot_be_hung_up(
 async def test_cancelled_at_any_moment_it_ends_on_hook(autojump_clock: Any, lines: bool, script: str) -> None:
     for hundredths in range(0, 200, 5):
         async with made(lines=lines) as (modem, line):
-            modem.script, modem.dial_s, modem.byte_s = [script], 0.5, 0.02
+            modem.script, modem.dial_s, modem.byte_s, modem.guard_s = [script], 0.5, 0.02, 2.0
             with trio.move_on_after(hundredths / 100):
                 await line.prepare()
                 await line.dial(NUMBER)
@@ -382,6 +396,9 @@ async def test_cancelled_at_any_moment_it_ends_on_hook(autojump_clock: Any, line
             modem.script = ["CONNECT 9600"]
             assert await line.prepare() is None
             assert await line.dial(NUMBER) == CONNECTED
+            modem.stray = b""
+            await line.hang_up()
+            assert modem.stray == b""  # the guard time is known: no answer was taken for another command's
 
 
 async def test_a_cancelled_dial_is_aborted_first(autojump_clock: Any) -> None:

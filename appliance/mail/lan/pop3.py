@@ -86,7 +86,7 @@ class Pop3Service:
         """The greeting of a client that is over a limit (`transport.listen.serve`)."""
         return f"-ERR [SYS/TEMP] {why}\r\n".encode()
 
-    async def handler(self, stream: trio.SocketStream, client: str, *, implicit_tls: bool = False) -> None:
+    async def handler(self, stream: trio.abc.HalfCloseableStream, client: str, *, implicit_tls: bool = False) -> None:
         """One connection, from the greeting to its end. Raises OSError or trio.BrokenResourceError when the network
         ends it; closing the stream is the caller's. `implicit_tls`: TLS comes first (port 995, RFC 8314 §3.2)."""
         session = _Session(self, stream, client, implicit_tls=implicit_tls)
@@ -104,7 +104,9 @@ class Pop3Service:
 class _Session:
     """One connection. It owns the protocol, the stream (TLS once that is up) and, from login on, the maildrop."""
 
-    def __init__(self, service: Pop3Service, stream: trio.SocketStream, client: str, *, implicit_tls: bool) -> None:
+    def __init__(
+        self, service: Pop3Service, stream: trio.abc.HalfCloseableStream, client: str, *, implicit_tls: bool
+    ) -> None:
         self._service = service
         self._stream: trio.abc.Stream = stream
         self._socket = stream

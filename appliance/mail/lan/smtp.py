@@ -111,11 +111,11 @@ class SmtpService:
         """The line for a client over a limit."""
         return reply(421, f"{self._office.hostname} {why}", status="4.7.0")
 
-    async def handle(self, stream: trio.SocketStream, client: str) -> None:
+    async def handle(self, stream: trio.abc.HalfCloseableStream, client: str) -> None:
         """A connection of a plain listener."""
         await self._serve(stream, client, secure=False)
 
-    async def handle_tls(self, stream: trio.SocketStream, client: str) -> None:
+    async def handle_tls(self, stream: trio.abc.HalfCloseableStream, client: str) -> None:
         """A connection of an implicit-TLS listener (RFC 8314 §3.3)."""
         assert self._tls is not None
         try:

@@ -128,29 +128,52 @@ class Mailbox:
 
     # ---- start
     def recover(self) -> None:
-        """At start, before anybody writes here: makes the folders, removes what was never delivered, and puts what
-        is damaged aside. Raises OSError. The next committed batch makes it durable; until then it would be redone."""
+        """At start, before Posthouse writes here (Dovecot may be at work): makes the folders, removes what was never
+        delivered, and puts what is damaged aside. Raises OSError. The next committed batch makes it durable; until
+        then it would be done again."""
         for folder in (self._tmp, self._new, self._cur):
             self._disk.mkdir(folder)
         for path in list(self._tmp.iterdir()):
-            if path.name.endswith(_DRAFT) or self._wall() - path.stat().st_mtime > STALE_S:
-                self._disk.unlink(path)
-        # What has no sum of ours in its name another program wrote, flushed and answers for.
-        found = [(m, m.path.stat()) for m in self.messages() if m.crc32 is not None]
+            with contextlib.suppress(FileNotFoundError):
+                if path.name.endswith(_DRAFT) or self._wall() - path.stat().st_mtime > STALE_S:
+                    self._disk.unlink(path)
+        found = []
+        for message in self.messages():
+            # What has no sum of ours in its name another program wrote, flushed and answers for.
+            if message.crc32 is not None:
+                with contextlib.suppress(MessageGone), self.open(message) as file:
+                    found.append((message, os.fstat(file.fileno())))
         newest = max((status.st_mtime for _, status in found), default=0.0)
         for message, status in found:
-            if status.st_size != message.size:
-                self._put_aside(message.path, f"{status.st_size} bytes, not {message.size}")
-                continue
             unsure = message.path.parent == self._new or status.st_mtime >= newest - RECENT_S
-            if unsure and _crc32_of(message.path) != message.crc32:
-                self._put_aside(message.path, "its sum is wrong")
+            with contextlib.suppress(MessageGone):
+                if status.st_size != message.size:
+                    self._put_aside(message, f"{status.st_size} bytes, not {message.size}")
+                elif unsure and self._crc32_of(message) != message.crc32:
+                    self._put_aside(message, "its sum is wrong")
 
-    def _put_aside(self, path: Path, why: str) -> None:
-        to = self._corrupt / f"{self.user}.{path.name}"
+    def _crc32_of(self, message: StoredMessage) -> int:
+        crc = 0
+        with self.open(message) as file:
+            while data := file.read(READ):
+                crc = zlib.crc32(data, crc)
+        return crc
+
+    def _put_aside(self, message: StoredMessage, why: str) -> None:
         self._disk.mkdir(self._corrupt)
-        self._disk.rename(path, to)
-        events.emit(events.PUT_ASIDE, file=path, why=why, to=to)
+        path: Path | None = message.path
+        for _ in range(SCAN_TRIES):
+            if path is None:
+                break
+            to = self._corrupt / f"{self.user}.{path.name}"
+            try:
+                self._disk.rename(path, to)
+            except FileNotFoundError:
+                path = self._find([message.base]).get(message.base)
+            else:
+                events.emit(events.PUT_ASIDE, file=path, why=why, to=to)
+                return
+        raise MessageGone(message.base)
 
     # ---- looking
     def messages(self) -> Sequence[StoredMessage]:
@@ -330,14 +353,6 @@ def _parse(folder: Path, name: str) -> StoredMessage | None:
     if ours is None:
         return StoredMessage(path, base, order, size, wire_size, None, "")
     return StoredMessage(path, base, order, size, wire_size, int(ours["crc"], 16), ours["key"] or "")
-
-
-def _crc32_of(path: Path) -> int:
-    crc = 0
-    with open(path, "rb", buffering=0) as file:
-        while data := file.read(READ):
-            crc = zlib.crc32(data, crc)
-    return crc
 
 
 def _bare_line_feeds(path: Path) -> int:

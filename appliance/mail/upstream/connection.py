@@ -109,5 +109,6 @@ class ServerConnection:
             raise ConnectionFailed(f"the connection broke: {error.__cause__ or error}") from error
 
     async def close(self) -> None:
-        """At once, whatever is under way: neither TLS nor TCP is waited for."""
-        await trio.aclose_forcefully(self._stream)
+        """At once, whatever is under way: neither TLS nor TCP is waited for. Not ended by cancellation."""
+        with trio.CancelScope(shield=True):  # nothing in it waits
+            await trio.aclose_forcefully(self._stream)

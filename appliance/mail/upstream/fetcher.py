@@ -193,7 +193,8 @@ class _Fetch:
         else:
             await self._match_changed(messages, headers)
         listed = {m.uid for m in messages}
-        await record.forget([uid for uid in record.known if uid not in listed])
+        if None not in listed:  # else one of them may be any of those that seem to be gone
+            await record.forget([uid for uid in record.known if uid not in listed])
         await self._find_delivered(messages)
         wanted = []
         for m in messages:

@@ -39,8 +39,8 @@ class Pop3Session:
         self.client = client
         self._connection = connection
         self._due = trio.Event()
-        self._send_failed = ""
-        self._receiving: trio.CancelScope | None = None
+        self._failure = ""
+        self._receiving = trio.CancelScope()
 
     @classmethod
     async def open(cls, call: OpenCall, account: Account, password: str) -> Pop3Session:
@@ -74,31 +74,27 @@ class Pop3Session:
                 while data := self.client.data_to_send():
                     await self._connection.send(data)
         except ConnectionFailed as error:
-            self._send_failed = str(error)
-            if self._receiving is not None:
-                self._receiving.cancel()
+            self._failure = str(error)
+            self._receiving.cancel()
 
     async def events(self, limit_s: float = ANSWER_S) -> list[pop3.Event]:
-        """What comes next. Raises SessionFailed, also at the end of the stream."""
+        """What comes next. Raises SessionFailed when the session is over; events that came before its end are
+        returned first."""
         self.kick()
-        try:
-            with trio.CancelScope() as self._receiving:
-                if self._send_failed:
-                    raise SessionFailed(self._send_failed)
-                events = self.client.receive(await self._connection.receive(limit_s))
-            if self._receiving.cancelled_caught:
-                raise SessionFailed(self._send_failed)
-        except (ConnectionFailed, ProtocolError) as error:
-            raise SessionFailed(str(error)) from error
+        events: list[pop3.Event] = []
+        self._receiving = trio.CancelScope()
+        if not self._failure:
+            try:
+                with self._receiving:
+                    events = self.client.receive(await self._connection.receive(limit_s))
+            except (ConnectionFailed, ProtocolError) as error:
+                self._failure = str(error)
+        if events and (why := _end(events[-1])):
+            events.pop()
+            self._failure = why
+        if self._failure and not events:
+            raise SessionFailed(self._failure)
         self.kick()
-        for event in events:
-            match event:
-                case pop3.Refused(text):
-                    raise SessionFailed(text)
-                case pop3.Closed(committed=False, text=text):
-                    raise SessionFailed(text)
-                case _:
-                    pass
         return events
 
     async def close(self) -> None:
@@ -125,3 +121,12 @@ async def _log_in(connection: ServerConnection, client: pop3.Pop3Client) -> None
                     raise SessionFailed(text)
                 case _:
                     pass
+
+
+def _end(event: pop3.Event) -> str:
+    """Why the session is over with this event; "" when it is not."""
+    match event:
+        case pop3.Refused(text) | pop3.Closed(committed=False, text=text):
+            return text or "the server gave no reason"
+        case _:
+            return ""

@@ -171,8 +171,8 @@ class SmtpSession:
                 self._end(text)
             case smtp.Closed(_, after_quit=True) if not self._under_way:
                 self._end("")
-            case smtp.Closed(reply, _):
-                self._end(reply.text if reply else "the server closed the connection")
+            case smtp.Closed(text=text):
+                self._end(text)
             case _:  # Ready and StartTls are of the opening
                 pass
 
@@ -190,9 +190,10 @@ class SmtpSession:
     # ---- the writer
     async def _write(self, source: Source, finished: Callable[[Attempt], None], nursery: trio.Nursery) -> None:
         try:
+            await trio.lowlevel.checkpoint_if_cancelled()  # the reader may have ended the session; so too below
             while (envelope := source.take()) is not None:
                 await self._send(envelope, finished, nursery)
-            await trio.lowlevel.checkpoint_if_cancelled()
+                await trio.lowlevel.checkpoint_if_cancelled()
             self._client.quit()
             await self._until(lambda: not self._under_way)
             with trio.move_on_after(QUIT_S):
@@ -202,7 +203,6 @@ class SmtpSession:
             self._end(str(error))
 
     async def _send(self, envelope: Envelope, finished: Callable[[Attempt], None], nursery: trio.Nursery) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()  # the session may have ended a moment ago, so here and below
         attempt = Attempt(envelope, tuple(envelope.open_recipients()))
         mail = _mail(envelope, attempt.recipients)
         obstacle = self._client.obstacle(mail)
@@ -314,8 +314,8 @@ async def _log_in(connection: ServerConnection, client: smtp.SmtpClient) -> None
                     client.tls_started()
                 case smtp.Refused(_, _, text):
                     raise ConnectionFailed(text)
-                case smtp.Closed():
-                    raise ConnectionFailed("the server closed the connection")
+                case smtp.Closed(text=text):
+                    raise ConnectionFailed(text)
 
 
 def _mail(envelope: Envelope, recipients: tuple[int, ...]) -> smtp.Mail:

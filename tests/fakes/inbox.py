@@ -1,0 +1,52 @@
+"""An Inbox over real drafts, its mailbox a dict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+
+from appliance.storage.disk import Disk
+from appliance.storage.draft import Draft
+
+
+class FakeInbox:
+    """`delivered`: (key, bytes) in the order of delivery. `room`: bytes that still fit, None for any."""
+
+    user = "hanako"
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.delivered: list[tuple[str, bytes]] = []
+        self.room: int | None = None
+        self.fail = False
+        self._serial = 0
+
+    @property
+    def messages(self) -> list[bytes]:
+        return [data for _, data in self.delivered]
+
+    # ---- the contract
+    def has_room(self, size: int) -> bool:
+        return self.room is None or size <= self.room
+
+    def draft(self) -> Draft:
+        self._serial += 1
+        return Draft(Disk(), self.folder / f"{self._serial}.draft")
+
+    async def deliver(self, draft: Draft, *, key: str) -> None:
+        assert 0 < len(key) <= 32
+        assert key.isalnum()
+        assert key == key.lower()
+        await trio.lowlevel.checkpoint()
+        if self.fail:
+            raise OSError(28, "no space left on device")
+        draft.finish()
+        self.delivered.append((key, draft.path.read_bytes()))
+        draft.path.unlink()
+        if self.room is not None:
+            self.room -= draft.size
+
+    def delivered_keys(self) -> set[str]:
+        return {key for key, _ in self.delivered}

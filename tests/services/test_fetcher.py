@@ -1,0 +1,448 @@
+"""The fetcher against a provider in memory: what is fetched, deleted and recorded; and the line or the server gone at
+every point there is, over as many calls as it takes."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+from fakes.clock import NOON, FakeClock
+from fakes.inbox import FakeInbox
+from fakes.provider import Pop3Provider, Provider, Wire, run_job
+
+from appliance.call import JobReport, OpenCall
+from appliance.config.model import Account, Tls
+from appliance.mail.store.fetched import FetchedRecord, delivery_key, record_name
+from appliance.mail.upstream.fetcher import FetchJob
+from appliance.storage.committer import Committer
+from appliance.storage.disk import Disk
+
+ACCOUNT = Account(protocol="pop3", host="pop", port=110, tls=Tls.NONE, login="hanako", secret="isp", backlog_s=None)
+
+
+def message(n: int, size: int = 60, *, date: str = "Mon, 05 Jan 2026 11:00:00 +0000") -> bytes:
+    body = (b"." * 30 + b"\r\n") * (size // 32)
+    return b"Message-ID: <m%d@isp.example>\r\nDate: %b\r\n\r\n%b.\r\n" % (n, date.encode(), body)
+
+
+class House:
+    """One site: the mailbox, the record and the job; `restart` reads the record from the disk again."""
+
+    def __init__(self, folder: Path, account: Account) -> None:
+        self.folder, self.account = folder, account
+        self.disk = Disk()
+        self.committer = Committer(self.disk, folder)
+        self.inbox = FakeInbox(folder / "mail")
+        self.clock = FakeClock()
+        (folder / "fetched").mkdir(exist_ok=True)
+        self.restart()
+
+    def restart(self) -> None:
+        self.record = FetchedRecord(
+            self.disk,
+            self.committer,
+            self.folder / "fetched",
+            record_name("hanako", self.account),
+            corrupt=self.folder / "corrupt",
+        )
+        self.job = FetchJob(self.account, "hanako", self.inbox, self.record, "geheim", self.clock)
+
+    async def fetch(self, server: Provider | OSError, **more: object) -> tuple[OpenCall, JobReport]:
+        return await run_job(self.job.run, {"pop": server}, **more)  # type: ignore[arg-type, return-value]
+
+    def states(self) -> dict[str, str]:
+        return {uid: known.state.value for uid, known in self.record.known.items()}
+
+
+@asynccontextmanager
+async def house(folder: Path, **account: object) -> AsyncIterator[House]:
+    folder.mkdir(exist_ok=True)
+    async with trio.open_nursery() as nursery:
+        it = House(folder, replace(ACCOUNT, **account))  # type: ignore[arg-type]
+        await nursery.start(it.committer.run)
+        yield it
+        nursery.cancel_scope.cancel()
+
+
+def mails(n: int, size: int = 60) -> dict[str, bytes]:
+    return {f"uid{i}": message(i, size) for i in range(n)}
+
+
+BODIES = {
+    "empty": b"",
+    "header": b"Subject: x\r\n\r\n",
+    "dots": b"\r\n.\r\n..\r\n...\r\n",
+    "bare": b"a\nb\rc\r\n",
+    "nul": b"\x00\xff\r\n",
+    "big": message(1, 300_000),
+    "long": b"x" * 100_000 + b"\r\n",
+}
+
+
+# ---- fetching
+@pytest.mark.parametrize("capabilities", [("PIPELINING", "SASL PLAIN"), ("PIPELINING",), ()], ids=str)
+async def test_everything_is_fetched_byte_for_byte_and_deleted(tmp_path: Path, capabilities: tuple[str, ...]) -> None:
+    async with house(tmp_path) as home:
+        provider = Pop3Provider(mails=dict(BODIES), capabilities=capabilities)
+        call, report = await home.fetch(provider)
+        assert report == JobReport()
+        assert sorted(home.inbox.messages) == sorted(BODIES.values())
+        assert provider.mails == {}
+        assert provider.connections == 1
+        assert call.tally.fetched == len(BODIES)
+        assert set(home.states().values()) == {"fetched"}
+        assert {k for k, _ in home.inbox.delivered} == {delivery_key("hanako", home.account, uid) for uid in BODIES}
+        # The server no longer lists them: the record goes with the next call.
+        _, report = await home.fetch(provider)
+        assert report == JobReport()
+        assert home.states() == {}
+
+
+async def test_few_round_trips(tmp_path: Path) -> None:
+    """With PIPELINING: CAPA, AUTH, UIDL with LIST, then all of RETR before the first message is answered."""
+    async with house(tmp_path) as home:
+        provider = Pop3Provider(mails=mails(20))
+        await home.fetch(provider)
+        verbs = [c.split()[0] for c in provider.commands]
+        assert verbs[:4] == ["CAPA", "AUTH", "UIDL", "LIST"]
+        assert verbs.count("RETR") == verbs.count("DELE") == 20
+        assert verbs[-1] == "QUIT"
+
+
+async def test_what_is_asked_for_is_bounded(tmp_path: Path) -> None:
+    """No more than the window is asked for beyond the message that is coming."""
+    async with house(tmp_path) as home:
+        provider = Pop3Provider(mails=mails(10, 40_000))
+        most = [0]
+
+        def point(name: str) -> None:
+            if name == "half a message":
+                asked = sum(c.startswith("RETR") for c in provider.commands)
+                most[0] = max(most[0], asked - len(home.inbox.delivered))
+            Pop3Provider.point(provider, name)
+
+        provider.point = point  # type: ignore[method-assign]
+        _, report = await home.fetch(provider, unbuffered=True)
+        assert report == JobReport()
+        assert len(home.inbox.delivered) == 10
+        assert most[0] <= 4
+
+
+async def test_durable_before_dele(tmp_path: Path) -> None:
+    async with house(tmp_path) as home:
+        provider = Pop3Provider(mails=mails(5, 100_000))
+
+        def answer(verb: str, argument: str) -> None:
+            if verb == "DELE":
+                uid = list(provider.mails)[int(argument) - 1]
+                on_disk = (home.folder / "fetched" / record_name("hanako", home.account)).read_text()
+                assert f'"{uid}"' in on_disk
+                assert provider.mails[uid] in home.inbox.messages
+
+        provider.answer = answer  # type: ignore[assignment]
+        _, report = await home.fetch(provider)
+        assert report == JobReport()
+        assert provider.mails == {}
+
+
+async def test_keep_leaves_all_and_fetches_once(tmp_path: Path) -> None:
+    async with house(tmp_path, keep=True) as home:
+        provider = Pop3Provider(mails=mails(3))
+        await home.fetch(provider)
+        provider.mails["uid3"] = message(3)
+        home.restart()
+        call, report = await home.fetch(provider)
+        assert report == JobReport()
+        assert call.tally.fetched == 1
+        assert len(provider.mails) == 4
+        assert home.inbox.messages == [message(i) for i in range(4)]
+        assert not any(c.startswith("DELE") for c in provider.commands)
+
+
+async def test_a_full_mailbox_leaves_mail_upstream(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="posthouse")
+    async with house(tmp_path) as home:
+        provider = Pop3Provider(mails={"a": message(0), "b": message(1, 50_000), "c": message(2)})
+        home.inbox.room = 1000
+        _, report = await home.fetch(provider)
+        assert report == JobReport()
+        assert list(provider.mails) == ["b"]
+        assert "mailbox of hanako is full; 1 messages stay upstream" in caplog.text
+        home.inbox.room = None
+        await home.fetch(provider)
+        assert provider.mails == {}
+        assert len(home.inbox.messages) == 3
+
+
+async def test_a_message_that_the_server_will_not_give(tmp_path: Path) -> None:
+    async with house(tmp_path) as home:
+        provider = Pop3Provider(mails=mails(3))
+        provider.answer = lambda verb, argument: "-ERR damaged" if (verb, argument) == ("RETR", "2") else None
+        call, report = await home.fetch(provider)
+        assert not report.left
+        assert "damaged" in report.detail
+        assert (call.tally.fetched, call.tally.failed) == (2, 1)
+        assert list(provider.mails) == ["uid1"]
+
+
+# ---- the first fetch
+async def test_backlog_nothing_old_is_fetched_or_deleted(tmp_path: Path) -> None:
+    async with house(tmp_path, backlog_s=0.0) as home:
+        provider = Pop3Provider(mails=mails(3))
+        for _ in range(2):
+            call, report = await home.fetch(provider)
+            assert report == JobReport()
+            assert call.tally.fetched == 0
+            home.restart()
+        provider.mails["new"] = message(9)
+        call, _ = await home.fetch(provider)
+        assert home.inbox.messages == [message(9)]
+        assert sorted(provider.mails) == ["uid0", "uid1", "uid2"]
+        assert set(home.states()) == {"uid0", "uid1", "uid2", "new"}
+
+
+async def test_backlog_of_an_empty_mailbox_counts_as_the_first_fetch(tmp_path: Path) -> None:
+    async with house(tmp_path, backlog_s=0.0) as home:
+        provider = Pop3Provider()
+        await home.fetch(provider)
+        home.restart()
+        provider.mails = mails(2)
+        await home.fetch(provider)
+        assert len(home.inbox.messages) == 2
+
+
+async def test_backlog_by_date(tmp_path: Path) -> None:
+    async with house(tmp_path, backlog_s=5 * 86400.0) as home:
+        provider = Pop3Provider(
+            mails={
+                "old": message(0, date="Wed, 31 Dec 2025 11:59:59 +0000"),
+                "new": message(1, date="Wed, 31 Dec 2025 12:00:01 +0000"),
+                "odd": message(2, date="yesterday"),
+            }
+        )
+        await home.fetch(provider)
+        assert sorted(home.inbox.messages) == sorted(
+            [message(1, date="Wed, 31 Dec 2025 12:00:01 +0000"), message(2, date="yesterday")]
+        )
+        assert list(provider.mails) == ["old"]
+        assert home.record.first_fetch == NOON
+
+
+# ---- unique-ids
+@pytest.mark.parametrize("top", [True, False])
+async def test_without_uidl(tmp_path: Path, top: bool) -> None:
+    """Told apart by Message-ID and size, before a body is fetched where there is TOP."""
+    async with house(tmp_path, keep=True) as home:
+        provider = Pop3Provider(mails=mails(3))
+        refused = {"UIDL"} if top else {"UIDL", "TOP"}
+        provider.answer = lambda verb, argument: "-ERR unknown command" if verb in refused else None
+        for _ in range(3):
+            _, report = await home.fetch(provider)
+            assert report == JobReport()
+            home.restart()
+        assert home.inbox.messages == [message(i) for i in range(3)]
+        retrieved = sum(c.startswith("RETR") for c in provider.commands)
+        assert retrieved == (3 if top else 9)
+        provider.mails["more"] = message(9)
+        await home.fetch(provider)
+        assert home.inbox.messages[3:] == [message(9)]
+
+
+async def test_without_uidl_and_message_id(tmp_path: Path) -> None:
+    async with house(tmp_path) as home:
+        provider = Pop3Provider(mails={"a": b"Subject: a\r\n\r\nx\r\n", "b": b"Subject: b\r\n\r\nx\r\n", "c": b""})
+        provider.answer = lambda verb, argument: {"UIDL": "-ERR no", "QUIT": "drop"}.get(verb)
+        want = sorted(provider.mails.values())
+        await home.fetch(provider)
+        assert sorted(home.inbox.messages) == want
+        provider.answer = lambda verb, argument: "-ERR no" if verb == "UIDL" else None
+        await home.fetch(provider)
+        assert sorted(home.inbox.messages) == want
+        assert provider.mails == {}
+
+
+@pytest.mark.parametrize("account", [{"keep": True}, {"backlog_s": 0.0}], ids=["kept", "skipped"])
+async def test_changed_unique_ids_fetch_nothing_twice(tmp_path: Path, account: dict[str, object]) -> None:
+    async with house(tmp_path, **account) as home:
+        provider = Pop3Provider(mails=mails(3))
+        await home.fetch(provider)
+        before = len(home.inbox.messages)
+        provider.mails = {f"other{uid}": data for uid, data in provider.mails.items()}
+        provider.mails["new"] = message(9, date="Mon, 05 Jan 2026 13:00:00 +0000")
+        home.restart()
+        _, report = await home.fetch(provider)
+        assert report == JobReport()
+        assert home.inbox.messages[before:] == [message(9, date="Mon, 05 Jan 2026 13:00:00 +0000")]
+        assert {"otheruid0", "otheruid1", "otheruid2"} <= set(provider.mails)
+        assert set(home.states()) == {"otheruid0", "otheruid1", "otheruid2", "new"}
+
+
+async def test_what_lies_in_the_mailbox_is_not_fetched_again(tmp_path: Path) -> None:
+    """As after a power cut between the delivery and its record."""
+    async with house(tmp_path) as home:
+        provider = Pop3Provider(mails=mails(2))
+        draft = home.inbox.draft()
+        await draft.write(message(0))
+        await home.inbox.deliver(draft, key=delivery_key("hanako", home.account, "uid0"))
+        call, report = await home.fetch(provider)
+        assert report == JobReport()
+        assert call.tally.fetched == 1
+        assert home.inbox.messages == [message(0), message(1)]
+        assert provider.mails == {}
+
+
+# ---- failures
+@pytest.mark.parametrize(
+    ("server", "left", "part"),
+    [
+        (OSError(111, "Connection refused"), True, "refused"),
+        ({"CONNECT": "-ERR [SYS/TEMP] busy"}, True, "busy"),
+        ({"AUTH": "-ERR [AUTH] wrong"}, False, "wrong"),
+        ({"AUTH": "-ERR [IN-USE] locked"}, True, "locked"),
+        ({"AUTH": "drop"}, True, "closed the connection"),
+        ({"UIDL": "drop"}, True, "closed the connection"),
+        ({"LIST": "-ERR not now"}, True, "not now"),
+        ({"RETR": "drop"}, True, "closed the connection"),
+        ({"DELE": "drop"}, True, "connection"),
+        ({"QUIT": "-ERR some messages not deleted"}, True, "not deleted"),
+        ({"CAPA": "what?"}, True, "what?"),
+    ],
+    ids=str,
+)
+async def test_a_failure_has_its_reason(
+    tmp_path: Path, server: OSError | dict[str, str], left: bool, part: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="posthouse")
+    async with house(tmp_path) as home:
+        provider: Provider | OSError = (
+            server if isinstance(server, OSError) else Pop3Provider(mails=mails(2), answer=lambda v, a: server.get(v))
+        )
+        call, report = await home.fetch(provider)
+        assert report.left is left
+        assert part in report.detail
+        assert call.tally.failed == 1
+        assert "call 7: fetch hanako@pop:110" in caplog.text
+        assert "geheim" not in caplog.text
+
+
+@pytest.mark.parametrize("size", [60, 200_000])
+async def test_a_full_disk_loses_nothing(tmp_path: Path, size: int) -> None:
+    async with house(tmp_path) as home:
+        provider = Pop3Provider(mails=mails(3, size))
+        home.inbox.fail = True
+        _, report = await home.fetch(provider)
+        assert report.left
+        assert "no space left" in report.detail
+        assert len(provider.mails) == 3
+        assert list((tmp_path / "mail").iterdir()) == []
+        home.inbox.fail = False
+        _, report = await home.fetch(provider)
+        assert report == JobReport()
+        assert len(home.inbox.messages) == 3
+
+
+# ---- TLS
+CA = trustme.CA()
+
+
+@pytest.mark.parametrize("tls", [Tls.IMPLICIT, Tls.STARTTLS])
+@pytest.mark.parametrize("name", ["pop", "other"])
+async def test_tls(tmp_path: Path, tls: Tls, name: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    CA.issue_cert(name).configure_cert(context)
+    ca = tmp_path / "ca.pem"
+    CA.cert_pem.write_to_path(str(ca))
+    async with house(tmp_path / "home", tls=tls, ca=str(ca)) as home:
+        provider = Pop3Provider(mails=mails(2), tls=context, starttls=tls is Tls.STARTTLS, login=("hanako", "geheim"))
+        _, report = await home.fetch(provider)
+        if name == "pop":
+            assert report == JobReport()
+            assert len(home.inbox.messages) == 2
+        else:
+            assert "mismatch" in report.detail
+            assert not any(c.startswith(("AUTH", "USER", "PASS")) for c in provider.commands)
+
+
+# ---- gone at every point
+@pytest.mark.parametrize("who", ["server", "line"])
+@pytest.mark.parametrize("capabilities", [("TOP", "UIDL", "PIPELINING", "SASL PLAIN"), ("UIDL",)], ids=["fast", "old"])
+@pytest.mark.parametrize("keep", [False, True], ids=["delete", "keep"])
+async def test_cut_at_every_point_nothing_is_lost_or_doubled(
+    tmp_path: Path, who: str, capabilities: tuple[str, ...], keep: bool
+) -> None:
+    want = {**mails(3), "big": message(7, 150_000)}
+    async with house(tmp_path / "whole", keep=keep) as home:
+        provider = Pop3Provider(mails=dict(want), capabilities=capabilities)
+        await home.fetch(provider)
+        total = len(provider.points)
+    assert total > 20
+    for at in range(1, total + 1):
+        async with house(tmp_path / str(at), keep=keep) as home:
+            gone = trio.Event()
+            provider = Pop3Provider(
+                mails=dict(want), capabilities=capabilities, cut_at=at, on_cut=gone.set if who == "line" else None
+            )
+            await home.fetch(provider, cancelled=gone)
+            arrived = home.inbox.messages
+            # What is gone upstream lies here; what lies here is whole, and there once.
+            assert all(data in arrived for uid, data in want.items() if uid not in provider.mails)
+            assert all(data in want.values() for data in arrived)
+            provider.cut_at = 0
+            for _ in range(2):
+                home.restart()
+                _, report = await home.fetch(provider)
+                assert report == JobReport()
+            assert sorted(home.inbox.messages) == sorted(want.values()), f"cut at {at}"
+            assert provider.mails == (want if keep else {})
+
+
+async def test_a_whole_message_is_kept_though_the_line_goes(tmp_path: Path) -> None:
+    async with house(tmp_path) as home:
+        gone = trio.Event()
+
+        class Slow(FakeInbox):
+            async def deliver(self, draft: object, *, key: str) -> None:
+                gone.set()
+                for _ in range(20):
+                    await trio.sleep(0)
+                await super().deliver(draft, key=key)  # type: ignore[arg-type]
+
+        home.inbox = Slow(tmp_path / "mail")
+        home.restart()
+        provider = Pop3Provider(mails=mails(1))
+        call, _ = await home.fetch(provider, cancelled=gone)
+        assert home.inbox.messages == [message(0)]
+        assert home.states() == {"uid0": "fetched"}
+        assert call.tally.fetched == 1
+        assert list(provider.mails) == ["uid0"]
+
+
+async def test_a_silent_server_is_given_up(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    class Silent(Pop3Provider):
+        async def session(self, wire: Wire) -> None:
+            await trio.sleep_forever()
+
+    record_folder = tmp_path / "fetched"
+    record_folder.mkdir()
+    disk = Disk()
+    record = FetchedRecord(disk, Committer(disk, tmp_path), record_folder, "x", corrupt=tmp_path / "corrupt")
+    job = FetchJob(ACCOUNT, "hanako", FakeInbox(tmp_path / "mail"), record, "geheim", FakeClock())
+    _, report = await run_job(job.run, {"pop": Silent()}, wall_s=1000.0)
+    assert isinstance(report, JobReport)
+    assert report.left
+    assert "no answer within 300 s" in report.detail
+
+
+async def test_nothing_more_to_do_in_this_call(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    async with house(tmp_path) as home:
+        with trio.move_on_after(10_000) as waited:
+            await home.job.wait_work()
+        assert waited.cancelled_caught
+        assert home.job.name == "fetch hanako@pop:110"
