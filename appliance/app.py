@@ -61,6 +61,9 @@ __all__ = ["run"]
 
 DRAIN_S: Final = 5.0
 """What sessions under way get when we stop; a client that is cut off sends its message again."""
+WATCH_S: Final = 1.0
+RECENT_CALLS: Final = 20
+"""Whose best rate says how much a call can carry."""
 SMTPS_PORT: Final = 465
 POP3S_PORT: Final = 995
 
@@ -130,7 +133,12 @@ class Core:
                 self.mailboxes[user.name] = box
             box.quota_bytes = user.quota_bytes
         self.office.configure(config.site, config.mail, config.user, self.mailboxes)
+        self.office.call_capacity = functools.partial(self._call_capacity, config.schedule.max_call_s)
         self.logins.replace(config.user)
+
+    def _call_capacity(self, max_call_s: float) -> int:
+        """Bytes that the longest call carries at the best recent rate, a start and a stop bit to each; 0: not known."""
+        return int(self.ledger.best_rate(RECENT_CALLS) / 10 * max_call_s)
 
     def jobs(self, config: Config) -> list[Job]:
         """What a call has to do: one job for the spool, one for each account."""
@@ -381,12 +389,27 @@ class House:
     async def _watch(self, arguments: Mapping[str, Any], progress: Progress) -> None:
         """Never returns: the client goes away."""
         line = self.caller.status()
-        await progress.show({**line, "text": f"next call: {line['next_call'] or 'none'}: {line['next_call_reason']}"})
+        planned = f"next call {line['next_call']}: " if line["next_call"] else ""
+        await progress.show({**line, "text": planned + line["next_call_reason"]})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_figures, progress)
+            while True:
+                caller = self.caller
+                with caller.watch() as lines:
+                    async for text in lines:
+                        await progress.show({**caller.status(), "text": text})
+                await trio.sleep(WATCH_S)  # a new configuration makes a new caller
+
+    async def _watch_figures(self, progress: Progress) -> None:
+        """While a call is up and moves something: how much so far."""
+        before = ""
         while True:
-            caller = self.caller
-            with caller.watch() as lines:
-                async for text in lines:
-                    await progress.show({**caller.status(), "text": text})
+            await trio.sleep(WATCH_S)
+            if (tally := self.caller.tally) is not None:
+                text = f"{tally.bytes_out} bytes out, {tally.bytes_in} in; {tally.sent} sent, {tally.fetched} fetched"
+                if text != before:
+                    await progress.show({**self.caller.status(), "text": text})
+                before = text
 
     async def _dial(self, arguments: Mapping[str, Any], progress: Progress) -> Any:
         try:

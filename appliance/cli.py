@@ -33,8 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.handler(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # `posthouse calls | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (
+        BrokenPipeError
+    ):  # `posthouse calls | head`: nobody is told any more, not even by the interpreter's last flush
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
         return 130

@@ -28,7 +28,7 @@ from appliance.clock import rfc3339
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from appliance.call import Job, Prospect
+    from appliance.call import Job, Prospect, Tally
     from appliance.calls.entry import Entry
     from appliance.calls.ledger import Ledger
     from appliance.clock import Clock, Mark
@@ -152,6 +152,11 @@ class Caller:
             await dialling.done.wait()
 
     # ---- looking
+    @property
+    def tally(self) -> Tally | None:
+        """What the call that is under way has moved so far; None when there is none."""
+        return self._cycle.entry.tally if self._under_way and self._cycle and self._cycle.entry else None
+
     @property
     def next_call(self) -> NextCall:
         """When the next call will be and why, or why there is none; while one is under way, that one."""

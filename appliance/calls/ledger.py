@@ -90,6 +90,10 @@ class Ledger:
         up = [entry for entry in self._entries if entry.connected]
         return len(up), sum(e.tally.sent for e in up), sum(e.tally.fetched for e in up)
 
+    def best_rate(self, calls: int) -> int:
+        """The highest rate of the last so many calls, in bit/s; 0 when none said one."""
+        return max((entry.rate for entry in self._entries[-calls:]), default=0)
+
     # ---- start and end: synchronous, while no call is under way
     def open(self) -> None:
         """Reads the file, mends it, closes calls that have no end. Raises OSError for a disk that fails."""

@@ -41,11 +41,13 @@ class Progress:
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
+        self._lock = trio.Lock()
 
     async def show(self, what: Mapping[str, Any]) -> None:
-        """Sends one progress object."""
+        """Sends one progress object. Several tasks may."""
         with trio.fail_after(SEND_S):
-            await self._stream.send_all(encode({"progress": what}))
+            async with self._lock:
+                await self._stream.send_all(encode({"progress": what}))
 
 
 async def serve_control(

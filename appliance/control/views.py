@@ -128,7 +128,7 @@ def calls(ledger: Sequence[Mapping[str, Any]]) -> str:
         )
     made = sum(1 for c in ledger if c["connected"])
     single = sum(c["sent"] + c["fetched"] for c in ledger)
-    saved = f"{made} calls connected moved {single} messages: {max(0, single - made)} calls saved"
+    saved = f"{made} calls carried {single} messages; with a call for each that is {max(0, single - made)} calls saved"
     return table(rows) + "\n" + saved
 
 

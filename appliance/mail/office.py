@@ -21,7 +21,7 @@ from appliance.mail.routing import Refusal, Router
 from appliance.storage.draft import Draft
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from appliance.clock import Clock
@@ -60,6 +60,8 @@ class PostOffice:
         self.mailboxes: Mapping[str, Mailbox] = {}
         self.server_limits: dict[str, int] = {}
         """The SIZE that a smarthost (host:port) last named, in bytes."""
+        self.call_capacity: Callable[[], int] = lambda: 0
+        """Bytes that `max_call` carries at the best recent rate, 0 while none is known; `app` knows."""
         self._committer = committer
         self._clock = clock
 
@@ -96,8 +98,8 @@ class PostOffice:
         for user in route.users:
             if not self.mailboxes[user].has_room(envelope.size):
                 return Refusal(452, "4.2.2", f"the mailbox of {user} is full")
-        if route.remote and (limit := self.size_limit(envelope.sender)) and envelope.size > limit:
-            return Refusal(552, "5.3.4", f"the way out takes messages up to {limit} bytes")
+        if route.remote and (refusal := self.too_large(envelope.sender, envelope.size)):
+            return refusal
         submission.count += 1
         submission.users.update(dict.fromkeys(route.users))
         for address in route.remote:
@@ -105,10 +107,15 @@ class PostOffice:
             submission.remote.setdefault(address, copy)
         return None
 
-    def size_limit(self, sender: str) -> int:
-        """The largest message that any smarthost of this sender is known to take; 0: not known."""
+    def too_large(self, sender: str, size: int) -> Refusal | None:
+        """Whether no smarthost of this sender takes that size, or no call is long enough for it (DESIGN §2)."""
         known = [self.server_limits.get(f"{h.host}:{h.port}", 0) for h in self.router.smarthosts(sender)]
-        return max(known) if known and all(known) else 0
+        if known and all(known) and size > max(known):
+            return Refusal(552, "5.3.4", f"the server takes messages up to {max(known)} bytes")
+        capacity = self.call_capacity()
+        if capacity and size > capacity:
+            return Refusal(552, "5.3.4", f"the longest call carries {capacity} bytes at the best recent rate")
+        return None
 
     async def accept(self, submission: Submission, draft: Draft) -> None:
         """Puts the message where it belongs, durably. Raises OSError; the draft is then the caller's to discard."""
@@ -181,7 +188,6 @@ class PostOffice:
                 final[i] = Verdict(
                     RecipientState.FAILED, f"{verdict.reply} (given up after {_days(self._mail.give_up_after_s)})"
                 )
-        self._tell(envelope, final, host)
         failed = [i for i, v in final.items() if v.state is RecipientState.FAILED]
         if failed:
             # Before the queue forgets the message: its bytes are needed, and a bounce twice is better than none.
@@ -199,13 +205,6 @@ class PostOffice:
     def _too_old(self, envelope: Envelope) -> bool:
         """`give_up_after` holds only together with a completed attempt: a settle is one."""
         return self._clock.now().wall - envelope.received > self._mail.give_up_after_s
-
-    def _tell(self, envelope: Envelope, verdicts: Mapping[int, Verdict], host: str) -> None:
-        for state, event in ((RecipientState.DELIVERED, events.SENT), (RecipientState.QUEUED, events.DEFERRED)):
-            some = [i for i, v in verdicts.items() if v.state is state]
-            if some:
-                names = ", ".join(envelope.recipients[i].address for i in some)
-                events.emit(event, id=envelope.id, recipients=names, host=host, reply=verdicts[some[0]].reply)
 
     # ---- by hand
     async def hold(self, envelope: Envelope, on: bool) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["BUFFER", "Draft"]
 
 BUFFER: Final = 128 * 1024
-"""Bytes of one message in memory; 500 sessions at once then take 64 MB, and a message of 100 KB costs no hop of its own."""
+"""Bytes of one message in memory: 64 MB for 500 sessions at once; a message of 100 KB costs no hop of its own."""
 
 
 class Draft:

@@ -225,7 +225,11 @@ class Conversation:
     def __init__(self, port: int, *, timeout: float = 20.0, source: str = HOST, greeting: bool = True) -> None:
         self._socket: socket.socket = socket.create_connection((HOST, port), timeout, source_address=(source, 0))
         self._file = self._socket.makefile("rb")
-        self.greeting = self.reply() if greeting else b""
+        try:
+            self.greeting = self.reply() if greeting else b""
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Conversation:
         return self

@@ -17,6 +17,7 @@ from fakes.provider import FULL, Provider, SmtpProvider, Wire, call_to, run_job
 
 from appliance.call import JobReport, OpenCall
 from appliance.config.model import Smarthost, Tls
+from appliance.mail.envelope import RecipientState
 from appliance.mail.upstream.sender import SendJob
 
 HOST = Smarthost(host="mx", port=25, tls=Tls.NONE)
@@ -600,6 +601,24 @@ async def test_an_older_doubt_stays_when_the_next_call_gets_less_far(outbox: Fak
         assert [op for op, _, _ in outbox.log] == log
     assert (await send(outbox, SmtpProvider()))[1] == JobReport()
     assert outbox.states("m0") == ["delivered"]
+
+
+async def test_not_even_for_one_of_several_recipients(outbox: FakeOutbox) -> None:
+    envelope = outbox.put("m0", message(0), "b@y", "c@z")
+    envelope.recipients[0].state = RecipientState.IN_DOUBT
+    gone = trio.Event()
+    released = trio.Event()
+    outbox.gate = released.wait
+    provider = SmtpProvider()
+
+    def point(name: str) -> None:
+        if name == "body begun":
+            gone.set()
+            released.set()
+
+    provider.point = point  # type: ignore[method-assign]
+    await send(outbox, provider, cancelled=gone)
+    assert outbox.states("m0")[0] == "in-doubt"
 
 
 # ---- time

@@ -401,6 +401,10 @@ class _Session:
             data = self._open_draft()  # a message without a body
             if self._draft is not None:
                 self._draft.write_nowait(data)
+        if self._draft is not None and self._failure is None and self._submission.remote:
+            refusal = self._office.too_large(self._submission.envelope.sender, self._draft.size)
+            if refusal is not None:  # it was not said with SIZE, or less was
+                self._failure = (refusal.code, refusal.status, refusal.text)
         if event.problem is None and self._failure is None and self._draft is not None:
             try:
                 await self._office.accept(self._submission, self._draft)
