@@ -10,6 +10,7 @@ call a bounded time, and ends.
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import signal
 import ssl
@@ -45,6 +46,7 @@ from appliance.modem.line import ModemLine
 from appliance.storage.committer import Committer
 from appliance.storage.disk import Disk
 from appliance.storage.paths import StatePaths, lock_state
+from appliance.storage.redo import RedoDisk
 from appliance.supervisor import CrashLoop, Supervisor
 from appliance.transport.listen import Address, ClientLimits, open_listeners, parse_address, serve
 from appliance.transport.tls import make_self_signed, server_context
@@ -71,6 +73,7 @@ POP3S_PORT: Final = 995
 def run(config: Config, config_file: Path, *, debug: bool = False) -> int:
     """`posthouse run`; -> the exit code."""
     log_to(logging.DEBUG if debug else logging.INFO)
+    gc.freeze()  # what was imported lives as long as the process: no collection need look at it
     try:
         core = Core(config)
     except BlockingIOError:
@@ -102,11 +105,15 @@ class Core:
     """What lives as long as the process, opened and recovered. Raises OSError."""
 
     def __init__(self, config: Config) -> None:
-        self.disk = Disk()
         self.paths = StatePaths(config.site.state)
-        self.disk.mkdir(self.paths.root)
-        self.disk.mkdir(config.site.runtime, mode=0o750)
+        plain = Disk()
+        plain.mkdir(self.paths.root)
+        plain.mkdir(config.site.runtime, mode=0o750)
         self._lock = lock_state(self.paths)
+        self.disk = RedoDisk(plain, self.paths.root)
+        redone = self.disk.open_log()
+        if redone:
+            events.emit(events.REDONE, operations=redone)
         self.paths.make(self.disk)
         if not self.paths.version.exists() or self.paths.version.read_text() != __version__ + "\n":
             self.disk.replace_file(self.paths.version, f"{__version__}\n".encode())
@@ -122,6 +129,11 @@ class Core:
         self.office = PostOffice(self.spool, self.committer, self.clock)
         self.logins = Logins(config.user, verify=verify_password)
         self.configure(config)
+
+    def close(self) -> None:
+        """After the committer."""
+        self.ledger.close()
+        self.disk.close_log()
 
     def configure(self, config: Config) -> None:
         """Takes over what a configuration says of users and routing."""
@@ -204,7 +216,7 @@ class House:
                     await self._drain()
                     nursery.cancel_scope.cancel()
                 bottom.cancel_scope.cancel()
-        self.core.ledger.close()
+        self.core.close()
         events.emit(events.STOPPED)
 
     # ---- services
@@ -283,14 +295,8 @@ class House:
             clock=core.clock,
             started=self.started,
         )
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._poke_caller)
-            await self.caller.run(task_status=task_status)
-
-    async def _poke_caller(self) -> None:
-        while True:
-            await self.core.spool.wait_changed()
-            self.caller.poke()
+        core.spool.on_change = self.caller.poke
+        await self.caller.run(task_status=task_status)
 
     async def _control(self, *, task_status: trio.TaskStatus[None]) -> None:
         await serve_control(self.config.site.runtime, self._verbs(), task_status=task_status)

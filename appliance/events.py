@@ -78,13 +78,19 @@ SERVICE_RESTARTED = Event(
     "service-restarted",
     _E,
     "service {service} failed ({error}); restarted in {seconds} s",
-    "If it repeats, send what `posthouse support` collects.",
+    "If it repeats, report it with the journal of that time.",
 )
 SERVICE_FAILED = Event(
     "service-failed",
     _E,
     "service {service} failed {times} times within {seconds} s; giving up, the process ends",
-    "systemd starts the process again; if that repeats, send what `posthouse support` collects.",
+    "systemd starts the process again; if that repeats, report it with the journal of that time.",
+)
+SERVICE_STOP_FAILED = Event(
+    "service-stop-failed",
+    _E,
+    "service {service} failed while it was stopped ({error})",
+    "If it repeats, report it with the journal of that time.",
 )
 RELOADED = Event("reloaded", _I, "configuration read again: {changed}")
 RELOAD_REFUSED = Event(
@@ -125,6 +131,7 @@ STORAGE_FAILED = Event(
 DISK_FULL = Event(
     "disk-full", _W, "the disk is full: {what} refused", "Remove mail, or give the data partition more room."
 )
+REDONE = Event("redone", _I, "the power went before the disk was at rest: {operations} operations were done again")
 HELD = Event("held", _I, "{id}: held by hand")
 RELEASED = Event("released", _I, "{id}: released by hand")
 REMOVED = Event("removed", _W, "{id}: removed by hand, from <{sender}>, {recipients} not sent")
@@ -174,7 +181,7 @@ JOB_CRASHED = Event(
     "job-crashed",
     _E,
     "call {id}: {job} failed unexpectedly: {error}",
-    "Its work waits for the next call; send what `posthouse support` collects.",
+    "Its work waits for the next call; report it with the journal of that time.",
 )
 MODEM_FOUND_OFF_HOOK = Event("modem-off-hook", _W, "{line}: the modem did not answer AT; hung up with +++ and ATH")
 MODEM_PROBLEM = Event("modem-problem", _W, "{line}: {what}", "Check the modem, its cable and its power.")

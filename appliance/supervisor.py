@@ -68,37 +68,49 @@ class Supervisor:
             await service.ended.wait()
 
     async def _keep_running(self, service: _Service, *, task_status: trio.TaskStatus[None]) -> None:
-        failures = 0
-        pause = FIRST_PAUSE_S
         try:
             with service.scope:
-                while True:
-                    began = trio.current_time()
-                    status = _Status(service, task_status, first=failures == 0)
-                    try:
-                        await service.run(task_status=status)
-                        error: BaseException = RuntimeError("it ended by itself")
-                    except Exception as raised:
-                        if not status.was_ready and failures == 0:
-                            raise
-                        error = raised
-                    if trio.current_time() - began > FORGIVEN_S:
-                        failures, pause = 0, FIRST_PAUSE_S
-                    failures += 1
-                    if failures >= MAX_FAILURES:
-                        service.state = "failed"
-                        seconds = round(trio.current_time() - began)
-                        events.emit(events.SERVICE_FAILED, service=service.name, times=failures, seconds=seconds)
-                        raise CrashLoop(f"service {service.name}: {_describe(error)}") from error
-                    service.state = "restarting"
-                    events.emit(
-                        events.SERVICE_RESTARTED, service=service.name, error=_describe(error), seconds=f"{pause:g}"
-                    )
-                    events.trace(error)
-                    await trio.sleep(pause)
-                    pause = min(2 * pause, MAX_PAUSE_S)
+                await self._restart_forever(service, task_status)
+        except Exception as error:
+            if not service.scope.cancel_called:
+                raise
+            events.emit(events.SERVICE_STOP_FAILED, service=service.name, error=_describe(error))
+            events.trace(error)
         finally:
             service.ended.set()
+
+    async def _restart_forever(self, service: _Service, task_status: trio.TaskStatus[None]) -> None:
+        failures = 0
+        pause = FIRST_PAUSE_S
+        since = trio.current_time()
+        while True:
+            began = trio.current_time()
+            status = _Status(service, task_status, first=failures == 0)
+            try:
+                await service.run(task_status=status)
+                if service.scope.cancel_called:
+                    return
+                error: Exception = RuntimeError("it ended by itself")
+            except Exception as raised:
+                if service.scope.cancel_called:
+                    raise
+                error = raised
+            if not status.was_ready and failures == 0:
+                raise _alone(error)
+            if trio.current_time() - began > FORGIVEN_S:
+                failures, pause, since = 0, FIRST_PAUSE_S, trio.current_time()
+            failures += 1
+            if failures >= MAX_FAILURES:
+                service.state = "failed"
+                lasted = round(trio.current_time() - since)
+                events.emit(events.SERVICE_FAILED, service=service.name, times=failures, seconds=lasted)
+                raise CrashLoop(f"service {service.name}: {_describe(error)}") from error
+            service.state = "restarting"
+            seconds = f"{pause:g}"
+            events.emit(events.SERVICE_RESTARTED, service=service.name, error=_describe(error), seconds=seconds)
+            events.trace(error)
+            await trio.sleep(pause)
+            pause = min(2 * pause, MAX_PAUSE_S)
 
 
 class _Status:
@@ -113,6 +125,13 @@ class _Status:
         self._service.state = "running"
         if self._first:
             self._task_status.started()
+
+
+def _alone(error: Exception) -> Exception:
+    """What a nursery of the service's own has wrapped, where it is one error alone."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _describe(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from appliance.protocol.control import MAX_ANSWER, SOCKET_NAME, Decoder, encode
+from appliance.protocol.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,5 +59,7 @@ def ask(
                     return message.get("result")
         except PermissionError as error:
             raise NotRunning(f"no permission for {path}: be root or in the group posthouse") from error
+        except RemoteProtocolError as error:
+            raise NotRunning(f"what answers at {path} is no Posthouse: {error}") from error
         except OSError as error:
             raise NotRunning(f"no running Posthouse answers at {path} ({error.strerror or error})") from error

@@ -15,6 +15,7 @@ import trio
 
 from appliance.protocol.control import MAX_REQUEST, SOCKET_NAME, Decoder, encode
 from appliance.protocol.errors import RemoteProtocolError
+from appliance.transport.listen import accept
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -45,9 +46,8 @@ class Progress:
 
     async def show(self, what: Mapping[str, Any]) -> None:
         """Sends one progress object. Several tasks may."""
-        with trio.fail_after(SEND_S):
-            async with self._lock:
-                await self._stream.send_all(encode({"progress": what}))
+        async with self._lock:
+            await _send(self._stream, {"progress": what})
 
 
 async def serve_control(
@@ -73,7 +73,7 @@ async def serve_control(
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:
-                stream = await listener.accept()
+                stream = await accept("control", listener)
                 nursery.start_soon(_one_client, stream, verbs)
     finally:
         sock.close()
@@ -94,17 +94,25 @@ async def _one_client(
         try:
             decoder = Decoder(MAX_REQUEST)
             request = None
-            with trio.move_on_after(REQUEST_S):
-                while request is None:
-                    data = await stream.receive_some()
-                    if not data:
-                        return
-                    decoder.feed(data)
-                    request = decoder.next()
+            try:
+                with trio.move_on_after(REQUEST_S):
+                    while request is None:
+                        data = await stream.receive_some()
+                        if not data:
+                            return
+                        decoder.feed(data)
+                        request = decoder.next()
+            except RemoteProtocolError as error:
+                await _send(stream, {"error": f"that is no request: {error}", "code": 2})
             if request is not None:
                 await _answer(stream, request, verbs)
-        except (OSError, trio.BrokenResourceError, trio.TooSlowError, RemoteProtocolError):
-            pass
+        except* (OSError, trio.BrokenResourceError, trio.TooSlowError):
+            pass  # the client is gone
+
+
+async def _send(stream: trio.SocketStream, message: dict[str, Any]) -> None:
+    with trio.fail_after(SEND_S):
+        await stream.send_all(encode(message))
 
 
 async def _answer(
@@ -128,6 +136,7 @@ async def _answer(
             answer: dict[str, Any] = {"result": await verb(arguments, Progress(stream))}
         except ControlError as error:
             answer = {"error": str(error), "code": error.code}
-        with trio.fail_after(SEND_S):
-            await stream.send_all(encode(answer))
+        except OSError as error:  # of the disk's: those of this connection are trio's
+            answer = {"error": f"it failed: {error}", "code": 1}
+        await _send(stream, answer)
         nursery.cancel_scope.cancel()

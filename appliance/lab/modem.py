@@ -416,7 +416,8 @@ class Modem:
 
     async def _lose_carrier(self) -> None:
         await trio.sleep(self._settings.registers[10] / 10)
-        if self.off_hook and self._circuit is None:
+        # It may have been hung up meanwhile, and even dial again.
+        if self.state in (ModemState.ONLINE, ModemState.ESCAPED) and self._circuit is None:
             self._set_state(ModemState.COMMAND)
             self.watch("NO CARRIER")
             self._result("NO CARRIER")

@@ -17,6 +17,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 from appliance import events
+from appliance.protocol.smtp_syntax import SyntaxProblem, decode_xtext
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,7 @@ __all__ = ["MAX_RETURNED", "make_bounce", "wants_bounce"]
 MAX_RETURNED: Final = 64 * 1024
 """A message up to this size goes back whole; of a larger one only the header (RFC 3461 §4.3 leaves it to us)."""
 
-_STATUS: Final = re.compile(r"\b([245]\.\d{1,3}\.\d{1,3})\b")
+_STATUS: Final = re.compile(r"[245][0-9][0-9][ -]([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s|$)")
 
 
 def wants_bounce(recipient: Recipient) -> bool:
@@ -49,9 +50,9 @@ def make_bounce(
     bounce["Date"] = formatdate(now, localtime=False)
     bounce["Message-ID"] = make_msgid(domain=hostname)
     bounce["Auto-Submitted"] = "auto-replied"  # RFC 3834 §5
-    if envelope.message_id:
-        bounce["References"] = events.clean(envelope.message_id)
-    bounce.attach(MIMEText(_explanation(failed), "plain", "utf-8"))
+    if envelope.message_id.isascii() and envelope.message_id.isprintable():
+        bounce["References"] = envelope.message_id
+    bounce.attach(MIMEText(_explanation(failed)))
     bounce.attach(_status_part(envelope, failed, hostname, now))
     # What goes back is not ours to parse and put together again: its bytes are laid in behind a mark.
     mark = token_hex(16)
@@ -61,7 +62,7 @@ def make_bounce(
         part["Content-Transfer-Encoding"] = "8bit"
     part.set_payload(mark)
     bounce.attach(part)
-    policy = SMTPUTF8 if envelope.smtputf8 else SMTP
+    policy = SMTP if to.isascii() else SMTPUTF8
     return bounce.as_bytes(policy=policy).replace(mark.encode(), returned, 1)
 
 
@@ -82,25 +83,45 @@ def _status_part(envelope: Envelope, failed: Sequence[Recipient], hostname: str,
     part = Message()
     part["Content-Type"] = "message/delivery-status"
     groups = Message()
-    groups["Reporting-MTA"] = f"dns; {hostname}"
+    groups["Reporting-MTA"] = f"dns; {_ascii(hostname)}"
     if envelope.envid:
-        groups["Original-Envelope-Id"] = events.clean(envelope.envid)
+        groups["Original-Envelope-Id"] = _ascii(envelope.envid)
     groups["Arrival-Date"] = formatdate(envelope.received, localtime=False)
     parts: list[Message | str] = [groups]
     for recipient in failed:
         group = Message()
         if recipient.orcpt:
-            group["Original-Recipient"] = events.clean(recipient.orcpt)
+            group["Original-Recipient"] = _original(recipient.orcpt)
         kind = "rfc822" if recipient.address.isascii() else "utf-8"
-        group["Final-Recipient"] = f"{kind}; {events.clean(recipient.address)}"
+        group["Final-Recipient"] = f"{kind}; {_ascii(recipient.address)}"
         group["Action"] = "failed"
-        status = _STATUS.search(recipient.reply)
-        group["Status"] = status[1] if status else "5.0.0"
-        group["Diagnostic-Code"] = f"smtp; {events.clean(recipient.reply)}"
+        group["Status"] = _status(recipient.reply)
+        group["Diagnostic-Code"] = f"smtp; {_ascii(recipient.reply)}"
         group["Last-Attempt-Date"] = formatdate(now, localtime=False)
         parts.append(group)
     part.set_payload(parts)
     return part
+
+
+def _status(reply: str) -> str:
+    """The server's own enhanced status code, else what its reply code's first digit says (RFC 3463 §3.1)."""
+    found = _STATUS.match(reply)
+    return found[1] if found else f"{'4' if reply.startswith('4') else '5'}.0.0"
+
+
+def _original(orcpt: str) -> str:
+    """ORCPT as it came, its xtext undone (RFC 3461 §4.2)."""
+    kind, _, value = orcpt.partition(";")
+    try:
+        value = decode_xtext(value)
+    except SyntaxProblem:
+        pass  # UTF-8 as it stands (RFC 6533 §3)
+    return f"{_ascii(kind)};{_ascii(value)}"
+
+
+def _ascii(text: str) -> str:
+    """One line of a field of message/delivery-status, which is ASCII: what is beyond as RFC 6533 §3 writes it."""
+    return "".join(c if c.isascii() else f"\\x{{{ord(c):X}}}" for c in events.clean(text))
 
 
 def _returned(envelope: Envelope, message: Path) -> tuple[bytes, bool]:

@@ -56,6 +56,10 @@ class Outbox(Protocol):
         """Returns once `pending(without=…)` is not empty."""
         ...
 
+    def note_server_limit(self, smarthost: Smarthost, size: int) -> None:
+        """The SIZE in bytes that a smarthost named in its EHLO (RFC 1870); 0: none. In memory only."""
+        ...
+
 
 class Inbox(Protocol):
     """One user's mailbox, as a fetcher sees it."""

@@ -20,6 +20,8 @@ MAX_HEADER: Final = 256 * 1024
 MAX_RECEIVED: Final = 100
 """RFC 5321 §6.3: at least 100 before a loop is suspected."""
 
+_MT_PRIORITY: Final = re.compile(r"[+-]?[0-9]")
+_HIGH: Final = re.compile(r"[12](?![0-9])")
 _FIELD: Final = re.compile(rb"([!-9;-~]+)[ \t]*:[ \t]*(.*)", re.DOTALL)
 
 
@@ -44,10 +46,11 @@ class HeaderGatherer:
         self.whole = False
 
     def feed(self, piece: bytes) -> bool:
-        """Takes a piece; whether the header's end is in `data` now, or it is longer than `MAX_HEADER`."""
+        """Takes a piece; whether the header is `whole` in `data` now, or is longer than `MAX_HEADER`."""
         searched = max(0, len(self.data) - 3)
         self.data += piece
-        self.whole = self.data.startswith(b"\r\n") or self.data.find(b"\r\n\r\n", searched) >= 0
+        end = 0 if self.data.startswith(b"\r\n") else self.data.find(b"\r\n\r\n", searched)
+        self.whole = 0 <= end <= MAX_HEADER
         return self.whole or len(self.data) > MAX_HEADER
 
     def read(self) -> Header:
@@ -90,11 +93,11 @@ def _priority(fields: list[tuple[bytes, bytes]]) -> Priority:
         word = _text(value).lower()
         if name == b"priority":
             return Priority(word) if word in ("urgent", "non-urgent") else Priority.NORMAL
-        if name == b"mt-priority" and word.removeprefix("-").isdigit():
+        if name == b"mt-priority" and _MT_PRIORITY.fullmatch(word):
             return priority_of_number(int(word))
     for name, value in fields:
         word = _text(value).lower()
-        if (name == b"importance" and word == "high") or (name == b"x-priority" and word[:1] in ("1", "2")):
+        if (name == b"importance" and word == "high") or (name == b"x-priority" and _HIGH.match(word)):
             return Priority.URGENT
     return Priority.NORMAL
 

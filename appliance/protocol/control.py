@@ -27,7 +27,8 @@ MAX_ANSWER: Final = 64 * 1024 * 1024
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    # An argument of the command line may hold bytes that are no UTF-8 (PEP 383): no id is like that.
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode(errors="replace") + b"\n"
 
 
 class Decoder:
@@ -45,7 +46,7 @@ class Decoder:
             return None
         try:
             message = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter for a thousand brackets in a row
             raise RemoteProtocolError("a line is no JSON") from None
         if not isinstance(message, dict):
             raise RemoteProtocolError("a line is no JSON object")

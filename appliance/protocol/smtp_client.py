@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING, Final
 
 from appliance.protocol.dots import Stuffer
 from appliance.protocol.errors import LocalProtocolError, RemoteProtocolError
+from appliance.protocol.smtp_mail import Mail, Rcpt, size_limit
 from appliance.protocol.smtp_reply import Reply, ReplyReader, extensions_of
 
 if TYPE_CHECKING:
@@ -85,30 +86,6 @@ class Stage(StrEnum):
     END = "the end of data"
     RSET = "RSET"
     QUIT = "QUIT"
-
-
-# ---- what the user hands in
-@dataclass(frozen=True, slots=True)
-class Rcpt:
-    """One recipient; `notify` and `orcpt` as RFC 3461 writes them, "" for none."""
-
-    address: str
-    notify: str = ""
-    orcpt: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Mail:
-    """One transaction. `size` in bytes with CRLF line ends and without doubled dots (RFC 1870 §3)."""
-
-    sender: str
-    recipients: tuple[Rcpt, ...]
-    size: int
-    eight_bit: bool = False
-    smtputf8: bool = False
-    ret: str = ""
-    envid: str = ""
-    mt_priority: int | None = None
 
 
 # ---- what the user gets
@@ -237,8 +214,7 @@ class SmtpClient:
     @property
     def size_limit(self) -> int:
         """The server's limit for a message in bytes; 0 when it names none (RFC 1870 §4)."""
-        text = self.extensions.get("SIZE", "")
-        return int(text) if text.isascii() and text.isdigit() else 0
+        return size_limit(self.extensions)
 
     def data_to_send(self) -> bytes:
         """What is to go out now; it is handed over once."""
@@ -249,14 +225,7 @@ class SmtpClient:
     # ---- transactions
     def obstacle(self, mail: Mail) -> Reply | None:
         """The verdict on a message that this server can't take, without asking it; None when it may be sent."""
-        if 0 < self.size_limit < mail.size:
-            return Reply(552, (f"5.3.4 The message has {mail.size} bytes, the server takes {self.size_limit}",))
-        paths = (mail.sender, *(r.address for r in mail.recipients))
-        if (mail.smtputf8 or not all(p.isascii() for p in paths)) and "SMTPUTF8" not in self.extensions:
-            return Reply(553, ("5.6.7 The server does not take internationalized mail (SMTPUTF8)",))
-        if any(ord(c) < 0x20 or c in "<>\x7f" for p in paths for c in _unquoted(p)):
-            return Reply(553, ("5.1.3 An address holds a character that it can't",))
-        return None
+        return mail.obstacle(self.extensions)
 
     def start(self, mail: Mail) -> None:
         """Begins a transaction; the one before it must be `Finished`, or its `end_body` called."""
@@ -269,10 +238,9 @@ class SmtpClient:
         if self._needs_reset:
             self._needs_reset = False
             self._queue("RSET", _Expected(Stage.RSET))
-        self._queue(f"MAIL FROM:<{mail.sender}>{self._mail_parameters(mail)}", _Expected(Stage.MAIL, transaction))
+        self._queue(mail.command(self.extensions), _Expected(Stage.MAIL, transaction))
         for i, rcpt in enumerate(mail.recipients):
-            line = f"RCPT TO:<{rcpt.address}>{self._rcpt_parameters(rcpt)}"
-            self._queue(line, _Expected(Stage.RCPT, transaction, i))
+            self._queue(rcpt.command(self.extensions), _Expected(Stage.RCPT, transaction, i))
         self._queue("DATA", _Expected(Stage.DATA, transaction))
         self._pump()
 
@@ -302,27 +270,6 @@ class SmtpClient:
         if transaction is None or not transaction.data or transaction.ended or self._over:
             raise LocalProtocolError("no body is due")
         return transaction
-
-    def _mail_parameters(self, mail: Mail) -> str:
-        out = ""
-        if "SIZE" in self.extensions:
-            out += f" SIZE={mail.size}"
-        if mail.eight_bit and "8BITMIME" in self.extensions:
-            out += " BODY=8BITMIME"
-        if mail.smtputf8 or not all(p.isascii() for p in (mail.sender, *(r.address for r in mail.recipients))):
-            out += " SMTPUTF8"
-        if "DSN" in self.extensions:
-            out += f" RET={_word(mail.ret)}" if mail.ret else ""
-            out += f" ENVID={_word(mail.envid)}" if mail.envid else ""
-        if mail.mt_priority is not None and "MT-PRIORITY" in self.extensions:
-            out += f" MT-PRIORITY={mail.mt_priority}"
-        return out
-
-    def _rcpt_parameters(self, rcpt: Rcpt) -> str:
-        if "DSN" not in self.extensions:
-            return ""
-        out = f" NOTIFY={_word(rcpt.notify)}" if rcpt.notify else ""
-        return out + (f" ORCPT={_word(rcpt.orcpt)}" if rcpt.orcpt else "")
 
     # ---- sending
     def _queue(self, line: str, expected: _Expected) -> None:
@@ -421,7 +368,7 @@ class SmtpClient:
                 yield from self._refuse(stage, reply)
             else:
                 self._ask(self._answers.popleft(), Stage.AUTH)
-        elif stage is Stage.EHLO and reply.permanent and not self._want_tls and not self._login:
+        elif stage is Stage.EHLO and reply.code >= 500 and not self._want_tls and not self._login:
             self._ask(f"HELO {self._name}", Stage.HELO)
         elif not reply.ok:
             yield from self._refuse(stage, reply)
@@ -492,15 +439,3 @@ class SmtpClient:
 
 def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
-
-
-def _word(value: str) -> str:
-    """A parameter's value, which must not end its word or line."""
-    if any(c.isspace() or ord(c) < 0x21 for c in value):
-        raise LocalProtocolError("a parameter holds a blank")
-    return value
-
-
-def _unquoted(path: str) -> str:
-    """The path without a quoted local part, in which angle brackets may stand."""
-    return path if not path.startswith('"') else "".join(c for c in path if ord(c) < 0x20)

@@ -62,8 +62,10 @@ def parse_rcpt(argument: str, *, esmtp: bool, utf8: bool) -> RcptTo:
         kind, semicolon, value = orcpt.partition(";")
         if not kind or not semicolon:
             raise SyntaxProblem(501, "5.5.4", "ORCPT is TYPE;ADDRESS")
-        if value.isascii():
+        if orcpt.isascii():
             decode_xtext(value)
+        elif not utf8 or any("\udc80" <= c <= "\udcff" for c in orcpt):  # RFC 6533 §3
+            raise SyntaxProblem(501, "5.5.4", "an ORCPT beyond ASCII needs SMTPUTF8, and is UTF-8")
     if given:
         raise SyntaxProblem(555, "5.5.4", f"{next(iter(given))} is not known here")
     return RcptTo(address, notify, orcpt)

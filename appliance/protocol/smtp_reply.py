@@ -30,6 +30,9 @@ _ENHANCED: Final = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|$)")
 NEEDS_LOGIN: Final = frozenset({530, 534, 535, 538})
 """RFC 4954 §6: they speak of the login and say nothing about the message, at whatever command they come."""
 
+ABOUT_COMMANDS: Final = frozenset({500, 502, 503})
+"""RFC 5321 §4.2.2: unknown or out of order. They come of a session gone wrong and are no verdict on a message."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -46,8 +49,8 @@ class Reply:
 
     @property
     def permanent(self) -> bool:
-        """5yz. What is neither this nor `ok` is temporary."""
-        return self.code >= 500 and not self.soft
+        """5yz about the message or an address. What is neither this nor `ok` is temporary."""
+        return self.code >= 500 and not self.soft and self.code not in ABOUT_COMMANDS
 
     @property
     def needs_login(self) -> bool:

@@ -38,8 +38,12 @@ class Disk:
     """The real one. Every method raises OSError. Descriptors are plain ints, closed by `close`."""
 
     def __init__(self) -> None:
-        self.flushes = 0
+        self._flushes = 0
+
+    @property
+    def flushes(self) -> int:
         """How often stable storage was waited for: the figure that wears flash and sets the pace of an SD card."""
+        return self._flushes
 
     def create(self, path: Path, *, mode: int = FILE_MODE) -> int:
         """A new file, open for writing and reading; FileExistsError when there is one."""
@@ -48,6 +52,10 @@ class Disk:
     def open_append(self, path: Path) -> int:
         """An existing file, open for appending."""
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+
+    def open_write(self, path: Path) -> int:
+        """An existing file, open for writing at offsets."""
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
     def write(self, fd: int, data: bytes | bytearray | memoryview) -> None:
         """All of `data` at the descriptor's position."""
@@ -69,15 +77,15 @@ class Disk:
         os.close(fd)
 
     def fsync(self, fd: int) -> None:
-        self.flushes += 1
+        self._flushes += 1
         os.fsync(fd)
 
     def fdatasync(self, fd: int) -> None:
-        self.flushes += 1
+        self._flushes += 1
         os.fdatasync(fd)
 
     def fsync_folder(self, path: Path) -> None:
-        self.flushes += 1
+        self._flushes += 1
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
@@ -86,7 +94,7 @@ class Disk:
 
     def syncfs(self, path: Path) -> None:
         """Flushes the whole file system that holds `path`."""
-        self.flushes += 1
+        self._flushes += 1
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if _libc.syncfs(fd) != 0:
@@ -113,6 +121,25 @@ class Disk:
             os.mkdir(path, mode)
         except FileExistsError:
             pass
+
+    # ---- batches: what the committer makes durable at once
+    dirty: bool = False
+    """Whether `checkpoint` has something to do."""
+
+    def begin_batch(self) -> None:
+        """What this thread does from now on is one batch."""
+
+    def end_batch(self) -> object:
+        """Ends it; -> what `make_durable` takes."""
+        return None
+
+    def make_durable(self, changes: object, root: Path) -> None:
+        """Returns when that batch is on stable storage; may run in another thread. This disk flushes the file system;
+        `redo.RedoDisk` knows a shorter way. Raises OSError."""
+        self.syncfs(root)
+
+    def checkpoint(self) -> None:
+        """Brings to rest what the shorter way left."""
 
     # ---- compositions that more than one room needs
     def replace_file(self, path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:

@@ -37,6 +37,11 @@ class Draft:
         self._made = False
         self._buffer = bytearray()
 
+    @property
+    def small(self) -> bool:
+        """Whether all of it is still in memory: `finish` is then quick work (`committer`)."""
+        return not self._made
+
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Appends `data`. Raises OSError; `discard` is then what is left to do."""
         self.write_nowait(data)
@@ -58,7 +63,8 @@ class Draft:
 
     async def discard(self) -> None:
         """Takes the file away again, if there is one. For a message that was not taken."""
-        self._buffer.clear()
+        # Not cleared: the traceback of a write that failed still holds a view of it.
+        self._buffer = bytearray()
         if self._made:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._discard)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,47 +14,20 @@ if TYPE_CHECKING:
 __all__ = ["StatePaths", "lock_state"]
 
 
-@dataclass(frozen=True, slots=True)
 class StatePaths:
-    """The folders and files of one site's state."""
+    """The folders and files of one site's state, put together once: they are asked for with every message."""
 
-    root: Path
-
-    @property
-    def incoming(self) -> Path:
-        return self.root / "spool" / "incoming"
-
-    @property
-    def queue(self) -> Path:
-        return self.root / "spool" / "queue"
-
-    @property
-    def hold(self) -> Path:
-        return self.root / "spool" / "hold"
-
-    @property
-    def corrupt(self) -> Path:
-        return self.root / "spool" / "corrupt"
-
-    @property
-    def mail(self) -> Path:
-        return self.root / "mail"
-
-    @property
-    def ledger(self) -> Path:
-        return self.root / "ledger"
-
-    @property
-    def fetched(self) -> Path:
-        return self.root / "fetched"
-
-    @property
-    def keys(self) -> Path:
-        return self.root / "keys"
-
-    @property
-    def version(self) -> Path:
-        return self.root / "version"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.incoming = root / "spool" / "incoming"
+        self.queue = root / "spool" / "queue"
+        self.hold = root / "spool" / "hold"
+        self.corrupt = root / "spool" / "corrupt"
+        self.mail = root / "mail"
+        self.ledger = root / "ledger"
+        self.fetched = root / "fetched"
+        self.keys = root / "keys"
+        self.version = root / "version"
 
     def make(self, disk: Disk) -> None:
         """Makes the folders that are missing."""

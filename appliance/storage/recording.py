@@ -57,7 +57,7 @@ class RecordingDisk(Disk):
     root: Path
     operations: list[Operation] = field(default_factory=list)
     marks: list[tuple[int, str]] = field(default_factory=list)
-    flushes: int = 0
+    _flushes: int = 0
     adopted: int = 0
     """Operations that `adopt` stands for; cuts come behind them."""
     _entries: dict[str, int] = field(default_factory=dict)  # path -> file, as it stands now
@@ -96,6 +96,11 @@ class RecordingDisk(Disk):
         self._files[fd] = self._entries[self._relative(path)]
         return fd
 
+    def open_write(self, path: Path) -> int:
+        fd = Disk.open_write(self, path)
+        self._files[fd] = self._entries[self._relative(path)]
+        return fd
+
     def write(self, fd: int, data: bytes | bytearray | memoryview) -> None:
         offset = os.fstat(fd).st_size  # every write of ours appends
         Disk.write(self, fd, data)
@@ -114,18 +119,18 @@ class RecordingDisk(Disk):
         Disk.close(self, fd)
 
     def fsync(self, fd: int) -> None:
-        self.flushes += 1
+        self._flushes += 1
         self._record(Operation("fsync", self._files[fd]))
 
     def fdatasync(self, fd: int) -> None:
         self.fsync(fd)
 
     def fsync_folder(self, path: Path) -> None:
-        self.flushes += 1
+        self._flushes += 1
         self._record(Operation("fsync_folder", path=self._relative(path)))
 
     def syncfs(self, path: Path) -> None:
-        self.flushes += 1
+        self._flushes += 1
         self._record(Operation("syncfs"))
 
     def rename(self, old: Path, new: Path) -> None:

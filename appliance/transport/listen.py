@@ -23,7 +23,7 @@ from appliance.transport.prompt import PromptStream
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-__all__ = ["Address", "ClientLimits", "TooManyClients", "open_listeners", "parse_address", "serve"]
+__all__ = ["Address", "ClientLimits", "TooManyClients", "accept", "open_listeners", "parse_address", "serve"]
 
 ACCEPT_PAUSE_S: Final = 0.1
 BACKLOG: Final = 256
@@ -112,7 +112,8 @@ async def serve(
     refuse: Callable[[str], bytes],
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serves until cancelled. `handler(stream, client)` gets a socket with TCP_NODELAY and the client's address
+    """Serves until cancelled; a listener that is closed accepts no more, and its connections go on.
+    `handler(stream, client)` gets a socket with TCP_NODELAY and the client's address
     as text, and need not close it. `refuse(why)` makes the line that a client over a limit gets."""
     async with trio.open_nursery() as nursery:
         for listener in listeners:
@@ -120,6 +121,19 @@ async def serve(
             events.emit(events.LISTENING, service=service, address=Address(host, port))
             nursery.start_soon(_accept_loop, service, listener, handler, limits, refuse, nursery)
         task_status.started()
+
+
+async def accept(service: str, listener: trio.SocketListener) -> trio.SocketStream:
+    """The next connection; waits while there is nothing left to accept it with. Raises trio.ClosedResourceError once
+    the listener was closed."""
+    while True:
+        try:
+            return await listener.accept()
+        except OSError as error:
+            if error.errno not in _OUT_OF_THINGS:
+                raise
+            events.emit(events.ACCEPT_FAILED, service=service, error=error)
+            await trio.sleep(ACCEPT_PAUSE_S)
 
 
 async def _accept_loop(
@@ -133,13 +147,10 @@ async def _accept_loop(
     async with listener:
         while True:
             try:
-                stream = PromptStream((await listener.accept()).socket)
-            except OSError as error:
-                if error.errno not in _OUT_OF_THINGS:
-                    raise
-                events.emit(events.ACCEPT_FAILED, service=service, error=error)
-                await trio.sleep(ACCEPT_PAUSE_S)
-                continue
+                accepted = await accept(service, listener)
+            except trio.ClosedResourceError:
+                return  # whoever closed it wants no more of them
+            stream = PromptStream(socket.socket(fileno=accepted.socket.detach()))
             try:
                 client = str(stream.socket.getpeername()[0]).removeprefix("::ffff:").partition("%")[0]
             except OSError:  # gone again already

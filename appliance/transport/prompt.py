@@ -8,60 +8,76 @@ less time in the event loop for each message.
 
 from __future__ import annotations
 
-import os
+import socket
+from typing import Final
 
 import trio
 
 __all__ = ["PromptStream"]
 
+RECEIVE_SIZE: Final = 64 * 1024
+
 
 class PromptStream(trio.abc.HalfCloseableStream):
-    """Does what `trio.SocketStream` does with a connected trio socket, which it owns from then on. `send_all` is a
+    """Does what `trio.SocketStream` does with a connected socket, which it owns from then on. `send_all` is a
     checkpoint only where it has to wait; one task sends and one receives at a time."""
 
-    def __init__(self, sock: trio.socket.SocketType) -> None:
+    def __init__(self, sock: socket.socket) -> None:
+        """`sock`: connected; is made non-blocking."""
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = sock
-        sock.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
 
     async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.wait_writable(self._fd())
+        await trio.lowlevel.wait_writable(self._open())
 
     async def send_eof(self) -> None:
         await trio.lowlevel.checkpoint()
-        self._fd()
+        self._open()
         try:
-            self.socket.shutdown(trio.socket.SHUT_WR)
+            self.socket.shutdown(socket.SHUT_WR)
         except OSError as error:
             raise trio.BrokenResourceError(f"the connection is gone: {error.strerror}") from error
 
     async def aclose(self) -> None:
-        self.socket.close()
+        if self.socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.socket)
+            self.socket.close()
         await trio.lowlevel.checkpoint()
 
-    def _fd(self) -> int:
-        fd = self.socket.fileno()
-        if fd < 0:
+    def _open(self) -> socket.socket:
+        if self.socket.fileno() < 0:
             raise trio.ClosedResourceError("this stream was closed")
-        return fd
+        return self.socket
+
+    def send_nowait(self, data: bytes) -> bytes:
+        """Sends what the socket takes at once; -> the rest, for `send_all`."""
+        try:
+            sent = self._open().send(data)
+        except BlockingIOError:
+            return data
+        except OSError as error:
+            raise trio.BrokenResourceError(f"the connection is gone: {error.strerror}") from error
+        return data[sent:]
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        fd = self._fd()
+        sock = self._open()
         view = memoryview(data)
         try:
             while view:
                 try:
-                    view = view[os.write(fd, view) :]
+                    view = view[sock.send(view) :]
                 except BlockingIOError:
-                    await trio.lowlevel.wait_writable(fd)
+                    await trio.lowlevel.wait_writable(sock)
         except OSError as error:
             raise trio.BrokenResourceError(f"the connection is gone: {error.strerror}") from error
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        fd = self._fd()
+        sock = self._open()
         while True:
-            await trio.lowlevel.wait_readable(fd)
+            await trio.lowlevel.wait_readable(sock)
             try:
-                return os.read(fd, max_bytes or 65536)
+                return sock.recv(max_bytes or RECEIVE_SIZE)
             except BlockingIOError:
                 continue
             except OSError as error:

@@ -22,6 +22,7 @@ class FakeOutbox:
         self.gone: dict[str, Envelope] = {}
         self.log: list[tuple[str, str, object]] = []
         self.fail: set[str] = set()
+        self.limits: dict[str, int] = {}
         self.gate: Callable[[], object] | None = None
         self._changed = trio.Event()
 
@@ -80,6 +81,9 @@ class FakeOutbox:
     async def wait_pending(self, *, without: Collection[str]) -> None:
         while not self.pending(without=without):
             await self._changed.wait()
+
+    def note_server_limit(self, smarthost: Smarthost, size: int) -> None:
+        self.limits[smarthost.host] = size
 
     async def _durable(self, name: str) -> None:
         for _ in range(20):  # a disk is slow, as tasks go

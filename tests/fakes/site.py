@@ -25,6 +25,7 @@ from appliance.config.model import Account, Bearer, Config, Mail, Schedule, Smar
 from appliance.lab.line import Line
 from appliance.mail.envelope import Envelope, Recipient
 from appliance.storage.disk import Disk
+from appliance.storage.redo import RedoDisk
 
 USER = "hanako"
 ADDRESS = "hanako@harbour.example"
@@ -32,7 +33,11 @@ NUMBER = "0570000111"
 
 
 def without_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that cut lines, not power: what a flush is for has its own tests."""
+    """For tests that cut lines, not power: what a flush is for has its own tests. The redo log is small, since
+    hundreds of sites are made."""
+    defaults = RedoDisk.__init__.__kwdefaults__
+    assert defaults
+    monkeypatch.setitem(defaults, "log_bytes", 256 * 1024)
     monkeypatch.setattr(Disk, "syncfs", lambda self, path: None)
     monkeypatch.setattr(Disk, "fsync", lambda self, fd: None)
     monkeypatch.setattr(Disk, "fdatasync", lambda self, fd: None)

@@ -23,6 +23,7 @@ from appliance.storage.committer import Committer
 from appliance.storage.disk import Disk
 from appliance.storage.paths import StatePaths
 from appliance.storage.recording import Fate, RecordingDisk, power_cut
+from appliance.storage.redo import RedoDisk
 
 SITE = Site(name="harbour", domain="harbour.example")
 USERS = [User(name=n, addresses=(f"{n}@harbour.example",)) for n in ("hanako", "taro")]
@@ -48,7 +49,12 @@ class Stores:
         return out
 
 
-def open_stores(root: Path, disk: Disk) -> tuple[Stores, Committer]:
+def open_stores(root: Path, plain: Disk, log_bytes: int) -> tuple[Stores, Committer]:
+    """As `posthouse run` opens them; `log_bytes` 0: without the redo log."""
+    disk = plain
+    if log_bytes:
+        disk = RedoDisk(plain, root, log_bytes=log_bytes)
+        disk.open_log()
     paths = StatePaths(root)
     paths.make(disk)
     committer = Committer(disk, root)
@@ -123,9 +129,9 @@ async def scenario(stores: Stores, mark: Callable[[str], None]) -> None:
     mark("-local")
 
 
-async def record(root: Path) -> RecordingDisk:
+async def record(root: Path, log_bytes: int) -> RecordingDisk:
     disk = RecordingDisk(root)
-    stores, committer = open_stores(root, disk)
+    stores, committer = open_stores(root, disk, log_bytes)
     async with trio.open_nursery() as nursery:
         await nursery.start(committer.run)
         await scenario(stores, disk.mark)
@@ -134,7 +140,7 @@ async def record(root: Path) -> RecordingDisk:
 
 
 def promised(disk: RecordingDisk, n: int) -> tuple[set[str], set[str], set[str]]:
-    """(messages that must be there, those that may be, those whose first recipient is in doubt) behind `n` operations."""
+    """Behind `n` operations: the messages that must be there, those that may be, those that are in doubt."""
     must: set[str] = set()
     may = set(SIZES)
     doubt: set[str] = set()
@@ -152,10 +158,15 @@ def promised(disk: RecordingDisk, n: int) -> tuple[set[str], set[str], set[str]]
     return must, may, doubt
 
 
+LOGS = [0, 16 * 1024, 512 * 1024]
+"""No redo log; one so small that it is full all the time, even for one batch; one that holds the whole scenario."""
+
+
+@pytest.mark.parametrize("log_bytes", LOGS)
 @pytest.mark.parametrize("fate", list(Fate))
-async def test_every_prefix_of_operations(fate: Fate, tmp_path: Path) -> None:
+async def test_every_prefix_of_operations(fate: Fate, log_bytes: int, tmp_path: Path) -> None:
     (tmp_path / "live").mkdir()
-    disk = await record(tmp_path / "live")
+    disk = await record(tmp_path / "live", log_bytes)
     assert len(disk.operations) > 60
     checked = 0
     for n in range(len(disk.operations) + 1):
@@ -163,7 +174,7 @@ async def test_every_prefix_of_operations(fate: Fate, tmp_path: Path) -> None:
             root = tmp_path / f"{n}-{seed}"
             root.mkdir()
             power_cut(disk, n, fate, root, seed=1000 * seed + n)
-            stores, _ = open_stores(root, Disk())
+            stores, _ = open_stores(root, Disk(), log_bytes)
             must, may, doubt = promised(disk, n)
             found = stores.everywhere()
             where = f"behind operation {n} ({disk.operations[n - 1] if n else 'none'}), {fate}, seed {1000 * seed + n}"
@@ -189,21 +200,24 @@ def _sent_size(stores: Stores, name: str) -> int:
     return len(body_of(name, SIZES[name]))
 
 
+@pytest.mark.parametrize("log_bytes", LOGS)
 @pytest.mark.parametrize("fate", [Fate.DROPPED, Fate.KEPT, Fate.MIXED])
-async def test_a_second_cut_in_the_recovery(fate: Fate, tmp_path: Path) -> None:
+async def test_a_second_cut_in_the_recovery(fate: Fate, log_bytes: int, tmp_path: Path) -> None:
     """Recovering changes the disk too: cut again behind each of its own operations."""
     (tmp_path / "live").mkdir()
-    disk = await record(tmp_path / "live")
+    disk = await record(tmp_path / "live", log_bytes)
     for n in range(10, len(disk.operations), 7):
         first = tmp_path / f"first-{n}"
         first.mkdir()
         power_cut(disk, n, Fate.MIXED, first, seed=n)
         again = RecordingDisk(first)
         again.adopt()
-        stores, _ = open_stores(first, again)
+        stores, _ = open_stores(first, again, log_bytes)
         whole = sorted(stores.everywhere())
         for m in range(again.adopted, len(again.operations) + 1):
             second = tmp_path / f"second-{n}-{m}"
             second.mkdir()
             power_cut(again, m, fate, second, seed=m)
-            assert sorted(open_stores(second, Disk())[0].everywhere()) == whole, f"cut {n}, then {m} of recovery"
+            assert sorted(open_stores(second, Disk(), log_bytes)[0].everywhere()) == whole, (
+                f"cut {n}, then {m} of recovery"
+            )

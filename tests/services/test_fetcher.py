@@ -328,7 +328,7 @@ async def test_a_failure_has_its_reason(
         assert report.left is left
         assert part in report.detail
         assert call.tally.failed == 1
-        assert "call 7: fetch hanako@pop:110" in caplog.text
+        assert ("call 7: fetch hanako@pop:110: " + report.detail in caplog.text) is not left
         assert "geheim" not in caplog.text
 
 

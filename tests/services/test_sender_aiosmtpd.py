@@ -60,8 +60,9 @@ def serving(tls: Tls, context: ssl.SSLContext, taken: Taken) -> Iterator[int]:
         tls_context=context if tls is Tls.STARTTLS else None,
         require_starttls=tls is Tls.STARTTLS,
         authenticator=check,
-        auth_required=True,
-        auth_require_tls=tls is Tls.STARTTLS,  # it does not count implicit TLS
+        # It counts STARTTLS alone as TLS, and warns of a login without.
+        auth_required=tls is Tls.STARTTLS,
+        auth_require_tls=tls is Tls.STARTTLS,
         data_size_limit=1_000_000,
         enable_SMTPUTF8=True,
     )

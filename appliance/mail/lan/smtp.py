@@ -12,6 +12,7 @@ than `SESSION_S`. Past one of them: 421 and closed.
 from __future__ import annotations
 
 import errno
+import math
 from dataclasses import dataclass
 from email.utils import formatdate
 from ipaddress import ip_address, ip_network
@@ -36,6 +37,7 @@ from appliance.protocol.smtp_events import (
 )
 from appliance.protocol.smtp_server import NEED_DATA, SmtpServer
 from appliance.protocol.smtp_syntax import reply
+from appliance.transport.prompt import PromptStream
 from appliance.transport.tls import TlsFailed, accept_tls
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ COMMAND_S: Final = 60.0
 RATE_WINDOW_S: Final = 60.0
 RATE_BYTES: Final = 1024
 SEND_S: Final = 60.0
+GOODBYE_S: Final = 1.0
+DEADLINE_STEP_S: Final = 1.0
 SESSION_S: Final = 4 * 3600.0
 """20 MiB at 1 KiB a minute would take two weeks; no mail program on a LAN needs more than this."""
 
@@ -149,10 +153,6 @@ class SmtpService:
             events.emit(events.SESSION_ENDED, service="smtp", client=client, why="the session lasted too long")
 
 
-class _Slow(Exception):
-    """A deadline passed, or the service stops; the text is for the client and the journal."""
-
-
 class _Session:
     """One client. `protocol`, `tls` and `trusted` are set by the service before `run`."""
 
@@ -168,14 +168,16 @@ class _Session:
         self._client = client
         self._user = ""
         self._stopping = False
-        self._receiving: trio.CancelScope | None = None
+        self._receiving = False
+        self._scope = trio.CancelScope()
+        self._why = ""
         self._forget()
 
     def stop(self) -> None:
         """The process stops: ends the session now, or behind the message that is under way."""
         self._stopping = True
-        if self._receiving is not None and self._submission is None:
-            self._receiving.cancel()
+        if self._receiving and self._submission is None:
+            self._scope.cancel()
 
     def _forget(self) -> None:
         self._submission: Submission | None = None
@@ -185,35 +187,12 @@ class _Session:
 
     async def run(self, stream: trio.abc.Stream) -> None:
         """From the greeting to the end."""
-        protocol = self.protocol
-        self._window_start = self._last_active = trio.current_time()
-        self._window_bytes = 0
-        protocol.greet()
+        self._stream = stream
         try:
-            while True:
-                event = protocol.next_event()
-                if event is NEED_DATA:
-                    await self._send(stream)
-                    data = await self._receive(stream)
-                    if not data:
-                        return
-                    protocol.receive_data(data)
-                elif isinstance(event, StartTls):
-                    await self._send(stream)
-                    assert self.tls is not None
-                    stream = await accept_tls(stream, self.tls)
-                    self._user = ""
-                    protocol.tls_started()
-                elif isinstance(event, Closed):
-                    await self._send(stream)
-                    return
-                else:
-                    await self._handle(event, stream)
-        except _Slow as why:
-            events.emit(events.SESSION_ENDED, service="smtp", client=self._client, why=why)
-            protocol.close(421, "4.4.2", f"closing: {why}")
-            with trio.move_on_after(1):
-                await stream.send_all(protocol.data_to_send())
+            with self._scope:
+                await self._converse()
+            if self._scope.cancelled_caught:
+                await self._say_goodbye(STOPPING if self._stopping else self._why)
         except TlsFailed as why:
             events.emit(events.SESSION_ENDED, service="smtp", client=self._client, why=why)
         except trio.BrokenResourceError:
@@ -222,44 +201,80 @@ class _Session:
             if self._draft is not None:
                 await self._draft.discard()
 
-    # ---- the socket
-    async def _send(self, stream: trio.abc.Stream) -> None:
-        out = self.protocol.data_to_send()
-        if out:
-            with trio.move_on_after(SEND_S) as scope:
-                await stream.send_all(out)
-            if scope.cancelled_caught:
-                raise _Slow("you do not read")
+    async def _converse(self) -> None:
+        protocol = self.protocol
+        self._window_start = self._last_active = trio.current_time()
+        self._window_bytes = 0
+        protocol.greet()
+        while True:
+            event = protocol.next_event()
+            if event is NEED_DATA:
+                await self._send()
+                data = await self._receive()
+                if not data:
+                    return
+                protocol.receive_data(data)
+            elif isinstance(event, StartTls):
+                await self._send()
+                assert self.tls is not None
+                self._stream = await accept_tls(self._stream, self.tls)
+                self._user = ""
+                protocol.tls_started()
+            elif isinstance(event, Closed):
+                await self._send()
+                return
+            else:
+                await self._handle(event)
 
-    async def _receive(self, stream: trio.abc.Stream) -> bytes:
+    async def _say_goodbye(self, why: str) -> None:
+        events.emit(events.SESSION_ENDED, service="smtp", client=self._client, why=why)
+        self.protocol.close(421, "4.4.2", f"closing: {why}")
+        with trio.move_on_after(GOODBYE_S):
+            await self._stream.send_all(self.protocol.data_to_send())
+
+    # ---- the socket
+    def _expect(self, deadline: float, why: str) -> None:
+        """What the client does next must come before `deadline`. One cancel scope serves the whole session: a scope
+        for each of a message's turns would cost more than the turn. Moved only by a second and more."""
+        self._why = why
+        if not -DEADLINE_STEP_S < self._scope.deadline - deadline < DEADLINE_STEP_S:
+            self._scope.deadline = deadline
+
+    async def _send(self) -> None:
+        out = self.protocol.data_to_send()
+        if out and isinstance(self._stream, PromptStream):
+            out = self._stream.send_nowait(out)
+        if out:
+            self._expect(trio.current_time() + SEND_S, "you do not read")
+            await self._stream.send_all(out)
+
+    async def _receive(self) -> bytes:
         now = trio.current_time()
         protocol = self.protocol
         if protocol.in_body:
             if self._window_bytes >= RATE_BYTES:
                 self._window_start, self._window_bytes = now, 0
-            deadline, why = self._window_start + RATE_WINDOW_S, "the message comes too slowly"
+            self._expect(self._window_start + RATE_WINDOW_S, "the message comes too slowly")
         elif protocol.in_command:
-            deadline, why = self._last_active + COMMAND_S, "the command was not completed"
+            self._expect(self._last_active + COMMAND_S, "the command was not completed")
         else:
             self._last_active = now
-            deadline, why = now + self._terms.idle_timeout_s, "idle for too long"
+            self._expect(now + self._terms.idle_timeout_s, "idle for too long")
         if self._stopping and self._submission is None:
-            raise _Slow(STOPPING)
-        with trio.move_on_at(deadline) as self._receiving:
-            data = bytes(await stream.receive_some(RECEIVE_SIZE))
-        if self._receiving.cancelled_caught:
-            raise _Slow(STOPPING if self._stopping and self._submission is None else why)
-        now = trio.current_time()
+            self._scope.cancel()
+        self._receiving = True
+        data = bytes(await self._stream.receive_some(RECEIVE_SIZE))
+        self._receiving = False
         if protocol.in_body:
             self._window_bytes += len(data)
         else:
             self._window_start, self._window_bytes = now, 0
             if not protocol.in_command:
-                self._last_active = now
+                self._last_active = trio.current_time()
         return data
 
     # ---- events
-    async def _handle(self, event: Event, stream: trio.abc.Stream) -> None:
+    async def _handle(self, event: Event) -> None:
         match event:
             case BodyPiece():
                 await self._piece(event.data)
@@ -270,7 +285,7 @@ class _Session:
             case BodyStart():
                 self._begin_body(event)
             case BodyEnd():
-                await self._send(stream)  # the commit takes a while; what is due before it need not wait
+                await self._send()  # the commit takes a while; what is due before it need not wait
                 await self._end_body(event)
             case LoginWanted():
                 await self._login(event)
@@ -406,6 +421,7 @@ class _Session:
             if refusal is not None:  # it was not said with SIZE, or less was
                 self._failure = (refusal.code, refusal.status, refusal.text)
         if event.problem is None and self._failure is None and self._draft is not None:
+            self._scope.deadline = math.inf  # a slow disk is not the client's fault
             try:
                 await self._office.accept(self._submission, self._draft)
             except OSError as error:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -27,7 +27,7 @@ from appliance.storage import journal
 from appliance.storage.draft import Draft
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from appliance.clock import Clock
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Spool"]
 
 READ_PIECE: Final = 1 << 20
-_NOT_STORED: Final = frozenset({"sending", "held"})
+_STORED: Final = tuple(f.name for f in fields(Envelope) if f.name not in ("sending", "held"))
 
 
 class Spool:
@@ -52,7 +52,9 @@ class Spool:
         self._committer = committer
         self._clock = clock
         self._serial = 0
-        self._changed = trio.Event()
+        self._changed: trio.Event | None = None
+        self.on_change: Callable[[], None] = lambda: None
+        """Called at each change of what waits; `app` pokes the caller."""
 
     # ---- taking a message in
     def new_id(self) -> str:
@@ -64,19 +66,22 @@ class Spool:
         """The file to stream a new message into."""
         return Draft(self._disk, self.paths.incoming / f"{message_id}.eml")
 
-    def place(self, envelope: Envelope) -> None:
-        """Moves `incoming/ID.eml` into the queue with its envelope. Synchronous: a part of a committer's work;
-        `admit` follows once that is durable."""
+    def place(self, envelope: Envelope) -> tuple[Path, Path]:
+        """Moves `incoming/ID.eml` into the queue with its envelope; -> where the two lie now. Synchronous: a part of
+        a committer's work; `admit` follows once that is durable. Raises OSError, and the queue is as it was."""
         incoming = self.paths.incoming / f"{envelope.id}.eml"
-        fd = self._disk.create(self.paths.queue / f"{envelope.id}.env")
+        eml, env = self.paths.queue / f"{envelope.id}.eml", self.paths.queue / f"{envelope.id}.env"
+        fd = self._disk.create(env)
         try:
-            self._disk.write(fd, journal.encode([_to_record(envelope)]))
+            try:
+                self._disk.write(fd, journal.encode([_to_record(envelope)]))
+            finally:
+                self._disk.close(fd)
+            self._disk.rename(incoming, eml)
         except OSError:
-            self._disk.unlink(self.paths.queue / f"{envelope.id}.env")
+            self._disk.unlink(env)
             raise
-        finally:
-            self._disk.close(fd)
-        self._disk.rename(incoming, self.paths.queue / f"{envelope.id}.eml")
+        return env, eml
 
     def admit(self, envelope: Envelope) -> None:
         """Shows a durable message to everybody."""
@@ -90,6 +95,8 @@ class Spool:
 
     async def wait_changed(self) -> None:
         """Returns at the next change of `messages` or of a state in it."""
+        if self._changed is None:
+            self._changed = trio.Event()
         await self._changed.wait()
 
     def set_sending(self, envelope: Envelope, on: bool) -> None:
@@ -203,8 +210,10 @@ class Spool:
         return self.paths.hold if envelope.held else self.paths.queue
 
     def _announce(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        self.on_change()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
     async def _append(
         self, envelope: Envelope, records: Sequence[dict[str, Any]], *, then_remove: bool = False
@@ -218,7 +227,7 @@ class Spool:
             if then_remove:
                 self._unlink(envelope)
 
-        await self._committer.commit(work)
+        await self._committer.commit(work, quick=True)
 
     def _unlink(self, envelope: Envelope) -> None:
         self._unlink_files(self.path(envelope), self._folder(envelope) / f"{envelope.id}.env")
@@ -251,9 +260,11 @@ def _damage(eml: Path | None, envelope: Envelope) -> str:
 
 
 def _to_record(envelope: Envelope) -> dict[str, Any]:
-    record = asdict(envelope)
-    for name in _NOT_STORED:
-        del record[name]
+    record = {name: getattr(envelope, name) for name in _STORED}
+    record["recipients"] = [
+        {"address": r.address, "state": r.state.value, "reply": r.reply, "notify": r.notify, "orcpt": r.orcpt}
+        for r in envelope.recipients
+    ]
     return record
 
 
@@ -263,8 +274,7 @@ def _from_records(records: list[dict[str, Any]]) -> Envelope | None:
         first = dict(records[0])
         first["recipients"] = [_recipient(r) for r in first["recipients"]]
         first["priority"] = Priority(first["priority"])
-        known = {f.name for f in fields(Envelope)}
-        envelope = Envelope(**{k: v for k, v in first.items() if k in known})
+        envelope = Envelope(**{k: v for k, v in first.items() if k in _STORED})
         for record in records[1:]:
             for i in record.get("recipients", ()):
                 envelope.recipients[i].state = RecipientState(record["state"])

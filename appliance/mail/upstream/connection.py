@@ -6,6 +6,7 @@ or was cancelled leaves half a line behind, so the connection is then good for n
 
 from __future__ import annotations
 
+import socket
 import ssl
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +33,10 @@ A line that is gone cancels long before."""
 
 RECEIVE: Final = 32 * 1024
 
+UNSENT: Final = 4 * 1024
+"""Bytes that the kernel may hold beyond what is on its way (TCP_NOTSENT_LOWAT, tcp(7)). Without it megabytes of a
+message wait there for minutes: a deadline would mean nothing, and much would count as handed over that is not."""
+
 
 class ConnectionFailed(Exception):
     """The connection can't be made or is broken; the text says how."""
@@ -57,6 +62,7 @@ class ServerConnection:
             raise ConnectionFailed(f"no connection within {CONNECT_S:g} s") from None
         except (OSError, trio.BrokenResourceError) as error:
             raise ConnectionFailed(f"no connection: {error}") from error
+        _bound_unsent(stream)
         connection = cls(stream, server.host, server.ca)
         if server.tls is Tls.IMPLICIT:
             try:
@@ -112,3 +118,10 @@ class ServerConnection:
         """At once, whatever is under way: neither TLS nor TCP is waited for. Not ended by cancellation."""
         with trio.CancelScope(shield=True):  # nothing in it waits
             await trio.aclose_forcefully(self._stream)
+
+
+def _bound_unsent(stream: trio.abc.HalfCloseableStream) -> None:
+    sock = getattr(stream, "socket", None)  # what counts a call's bytes passes on the socket below it
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if sock is not None and option is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, option, UNSENT)

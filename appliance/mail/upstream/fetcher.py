@@ -98,8 +98,9 @@ class FetchJob:
         why = events.clean(why)
         call.count(failed=1)
         call.show(f"{self.name}: {why}")
-        events.emit(events.JOB_FAILED, id=call.id, job=self.name, why=why)
-        return JobReport(left=left, detail=f"{self.name}: {why}")
+        if not left:  # of what is left the call itself tells the journal
+            events.emit(events.JOB_FAILED, id=call.id, job=self.name, why=why)
+        return JobReport(left=left, detail=why)
 
     async def wait_work(self) -> None:
         """Never: a POP3 server does not say that mail has come."""

@@ -104,19 +104,17 @@ class _CallRun:
 
     async def send_all(self) -> JobReport:
         self._reasons.clear()
-        self._done = trio.Event()
         async with trio.open_nursery() as nursery:
-            self._busy = 1
             self._dispatch(nursery)
-            self._less_busy()
             nursery.start_soon(self._take_new, nursery)
-            await self._done.wait()
+            while self._busy:
+                self._done = trio.Event()
+                await self._done.wait()
             nursery.cancel_scope.cancel()
         if not self._reasons:
             return JobReport()
         why = "; ".join(list(self._reasons)[:MAX_REASONS])
         self.call.count(failed=1)
-        events.emit(events.JOB_FAILED, id=self.call.id, job=SendJob.name, why=why)
         return JobReport(left=True, detail=why)
 
     async def wait_work(self) -> None:
@@ -206,6 +204,8 @@ class _CallRun:
     def _on_disk_failed(self, why: str) -> None:
         self._disk_failed = why
         self._reasons[why] = None
+        for queue in self._queues.values():
+            queue.waiting.clear()
 
     # ---- verdicts
     def _on_finished(self, attempt: Attempt, host: Smarthost, nursery: trio.Nursery) -> None:
@@ -225,6 +225,7 @@ class _CallRun:
             if who:
                 reply = next(v.reply for v in verdicts.values() if v.state is state)
                 events.emit(event, id=envelope.id, recipients=", ".join(who), host=host.host, reply=reply)
+                self.call.show(f"{envelope.id}: {state}, {len(who)} of {len(verdicts)} recipients, {host.host}")
         try:
             with trio.fail_after(DISK_S, shield=True):
                 await self._outbox.settle(envelope, verdicts, host=host.host)

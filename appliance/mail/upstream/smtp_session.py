@@ -124,6 +124,7 @@ class SmtpSession:
         except BaseException:
             await connection.close()
             raise
+        outbox.note_server_limit(host, client.size_limit)
         return cls(connection, client, outbox)
 
     async def carry(self, source: Source, finished: Callable[[Attempt], None]) -> None:

@@ -1,0 +1,345 @@
+"""The redo log: what makes a batch durable with one short sequential write instead of a walk over the file system.
+
+Theory of operation. `RedoDisk` does every operation at once, as `Disk` does, and within a batch of the committer also
+notes it, data included. At the batch's end the notes are appended to a preallocated file and that file alone is
+flushed (fdatasync): from then on the batch cannot be lost, whatever the file system has of it. After a power cut
+`replay` does the noted operations once more, in order, over whatever is there.
+
+    log        a header (the epoch), then frames: magic, epoch, number, length, crc32 of all, operations as msgpack
+    replay     frames of the header's epoch, numbered without a gap, up to the first that is not whole
+    checkpoint the whole file system is flushed (syncfs), then the header gets the next epoch: the log is empty
+
+A checkpoint comes when the log is full, when nothing has been committed for a while, and at the end. What replay can't
+bring back needs a flush of the file system in its own batch: files that were written outside of batches (large
+messages, `storage.draft`), and links to files that are not in the log. Their batches end with syncfs.
+
+Why replay over a newer state comes out right: operations set, they do not add. A file is made anew, a write has its
+offset, a name that is gone is passed over; a write to a file that was renamed later finds it under its later name.
+It takes one rule: a name is one file's for ever (as the spool's and the Maildir's are, being unique), or is made anew
+in the batch that renames it (as `replace_file` does).
+What others did to a file meanwhile (Dovecot moving new mail to cur/) is theirs to reconcile: the log is emptied
+seconds after the last batch, so that it is rarely more than nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+
+from appliance.storage.disk import FILE_MODE, FOLDER_MODE, Disk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["LOG_BYTES", "RedoDisk"]
+
+LOG_BYTES: Final = 16 * 1024 * 1024
+"""Preallocated: a hundred messages of 100 KB between two checkpoints."""
+HEADER_BYTES: Final = 4096
+_HEADER: Final = struct.Struct(">8sQ")
+_FRAME: Final = struct.Struct(">4sQQI")
+_SUM: Final = struct.Struct(">I")
+_HEADER_MAGIC: Final = b"phredo1\n"
+_FRAME_MAGIC: Final = b"redo"
+
+Operation = list[Any]
+"""[name, path, …], paths relative to the root."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """A batch's operations, and whether replay alone could not bring them back."""
+
+    operations: list[Operation]
+    needs_syncfs: bool
+
+
+class RedoDisk(Disk):
+    """A `Disk` with a log in front of it. `inner` does the work; `root` holds everything that is written here.
+
+    A batch is one thread's, from `begin_batch` to `end_batch`. What other threads do meanwhile (drafts) is not logged;
+    they touch only files that no batch has named yet.
+    """
+
+    def __init__(self, inner: Disk, root: Path, *, log_bytes: int = LOG_BYTES) -> None:
+        self._inner = inner
+        self._root = root
+        self._prefix = len(os.fspath(root)) + 1
+        self._log_bytes = log_bytes
+        self._log_path = root / "redo"
+        self._log = -1
+        self._epoch = 0
+        self._number = 0
+        self._end = HEADER_BYTES
+        self._paths: dict[int, str] = {}  # descriptor -> the name it was opened by
+        self._unlogged: set[str] = set()  # written outside of batches, not flushed yet
+        self._in_log: set[str] = set()  # made in this epoch: replay can make them again
+        self._batch: list[Operation] | None = None
+        self._batch_thread = 0
+        self._needs_syncfs = False
+        self.dirty = False
+
+    # ---- the log
+    def open_log(self) -> int:
+        """Makes the log, or replays it; -> how many operations were done again. Before anybody reads what lies below
+        the root. Raises OSError."""
+        redone = 0
+        if self._log_path.exists() and self._log_path.stat().st_size == self._log_bytes:
+            data = self._log_path.read_bytes()
+            magic, self._epoch = _HEADER.unpack_from(data)
+            operations = [op for frame in self._frames(data) for op in frame] if magic == _HEADER_MAGIC else []
+            _Replay(self._inner, self._root, operations).run()
+            redone = len(operations)
+        else:
+            if self._log_path.exists():
+                self._inner.unlink(self._log_path)
+            fd = self._inner.create(self._log_path)
+            try:
+                self._inner.write(fd, bytes(self._log_bytes))
+            finally:
+                self._inner.close(fd)
+        self._log = self._inner.open_write(self._log_path)
+        self.dirty = True
+        self.checkpoint()
+        return redone
+
+    def close_log(self) -> None:
+        """Flushes everything and empties the log."""
+        self.checkpoint()
+        fd, self._log = self._log, -1
+        self._inner.close(fd)
+
+    def checkpoint(self) -> None:
+        """Flushes the file system and empties the log, where there is anything in it. Raises OSError."""
+        if not self.dirty:
+            return
+        self._inner.syncfs(self._root)
+        self._epoch += 1
+        self._inner.pwrite(self._log, _HEADER.pack(_HEADER_MAGIC, self._epoch), 0)
+        # Durable now, not with the next frame: an old log over a newer state would bring back what has gone.
+        self._inner.fdatasync(self._log)
+        self._number, self._end = 0, HEADER_BYTES
+        self._in_log.clear()
+        self.dirty = False
+
+    def begin_batch(self) -> None:
+        """From now on this thread's operations are noted."""
+        self._batch = []
+        self._batch_thread = threading.get_ident()
+        self._needs_syncfs = False
+
+    def end_batch(self) -> _Changes:
+        changes = _Changes(self._batch or [], self._needs_syncfs)
+        self._batch = None
+        return changes
+
+    def make_durable(self, changes: object, root: Path) -> None:
+        assert isinstance(changes, _Changes)
+        if not changes.operations:
+            return
+        self.dirty = True
+        frame = self._frame(changes.operations)
+        if self._end + len(frame) > self._log_bytes:
+            self.checkpoint()
+            return
+        self._inner.pwrite(self._log, frame, self._end)
+        if changes.needs_syncfs:
+            self._inner.syncfs(self._root)  # the log's own bytes included
+            self._unlogged.difference_update(op[1] for op in changes.operations)
+        else:
+            self._inner.fdatasync(self._log)
+        self._end += len(frame)
+        self._number += 1
+
+    def _frame(self, operations: list[Operation]) -> bytes:
+        body: bytes = msgpack.packb(operations, unicode_errors="surrogateescape")
+        head = _FRAME.pack(_FRAME_MAGIC, self._epoch, self._number, len(body))
+        return head + _SUM.pack(zlib.crc32(body, zlib.crc32(head))) + body
+
+    def _frames(self, data: bytes) -> Iterator[list[Operation]]:
+        at, number = HEADER_BYTES, 0
+        while (start := at + _FRAME.size + _SUM.size) <= len(data):
+            magic, epoch, n, length = _FRAME.unpack_from(data, at)
+            (crc,) = _SUM.unpack_from(data, at + _FRAME.size)
+            body = data[start : start + length]
+            head_crc = zlib.crc32(data[at : at + _FRAME.size])  # else a frame of zeros would be a whole one
+            if (magic, epoch, n) != (_FRAME_MAGIC, self._epoch, number) or zlib.crc32(body, head_crc) != crc:
+                return
+            yield msgpack.unpackb(body, unicode_errors="surrogateescape")
+            at, number = start + length, number + 1
+
+    # ---- operations
+    @property
+    def flushes(self) -> int:
+        return self._inner.flushes
+
+    @property
+    def _noting(self) -> bool:
+        return self._batch is not None and threading.get_ident() == self._batch_thread
+
+    def _name(self, path: Path) -> str:
+        return os.fspath(path)[self._prefix :]
+
+    def _note(self, *operation: object) -> None:
+        assert self._batch is not None
+        self._batch.append(list(operation))
+
+    def create(self, path: Path, *, mode: int = FILE_MODE) -> int:
+        fd = self._inner.create(path, mode=mode)
+        name = self._paths[fd] = self._name(path)
+        if self._noting:
+            self._in_log.add(name)
+            self._note("create", name, mode)
+        else:
+            self._unlogged.add(name)
+        return fd
+
+    def open_append(self, path: Path) -> int:
+        fd = self._inner.open_append(path)
+        self._paths[fd] = self._name(path)
+        return fd
+
+    def open_write(self, path: Path) -> int:
+        fd = self._inner.open_write(path)
+        self._paths[fd] = self._name(path)
+        return fd
+
+    def write(self, fd: int, data: bytes | bytearray | memoryview) -> None:
+        offset = os.fstat(fd).st_size if self._noting else 0  # every write of ours appends
+        self._inner.write(fd, data)
+        self._written(fd, data, offset)
+
+    def pwrite(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+        self._inner.pwrite(fd, data, offset)
+        self._written(fd, data, offset)
+
+    def _written(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+        name = self._paths[fd]
+        if not self._noting:
+            self._unlogged.add(name)
+        elif name in self._unlogged:
+            self._needs_syncfs = True
+            self._note("touch", name)
+        else:
+            self._note("write", name, offset, bytes(data))
+
+    def truncate(self, fd: int, length: int) -> None:
+        self._inner.truncate(fd, length)
+        if self._noting:
+            self._note("truncate", self._paths[fd], length)
+
+    def close(self, fd: int) -> None:
+        self._paths.pop(fd, None)
+        self._inner.close(fd)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._inner.rename(old, new)
+        before, after = self._name(old), self._name(new)
+        if self._noting:
+            if before in self._unlogged:
+                self._needs_syncfs = True
+            self._note("rename", before, after)
+            if before in self._in_log:
+                self._in_log.add(after)
+        self._in_log.discard(before)
+        self._unlogged.discard(before)
+
+    def link(self, old: Path, new: Path) -> None:
+        self._inner.link(old, new)
+        if self._noting:
+            before, after = self._name(old), self._name(new)
+            if before in self._in_log:
+                self._in_log.add(after)
+            else:
+                self._needs_syncfs = True
+            self._note("link", before, after)
+
+    def unlink(self, path: Path) -> None:
+        self._inner.unlink(path)
+        name = self._name(path)
+        self._unlogged.discard(name)
+        self._in_log.discard(name)
+        if self._noting:
+            self._note("unlink", name)
+
+    def mkdir(self, path: Path, *, mode: int = FOLDER_MODE) -> None:
+        self._inner.mkdir(path, mode=mode)
+        if self._noting:
+            self._note("mkdir", self._name(path), mode)
+
+    def fsync(self, fd: int) -> None:
+        self._inner.fsync(fd)
+
+    def fdatasync(self, fd: int) -> None:
+        self._inner.fdatasync(fd)
+
+    def fsync_folder(self, path: Path) -> None:
+        self._inner.fsync_folder(path)
+
+    def syncfs(self, path: Path) -> None:
+        self._inner.syncfs(path)
+
+
+class _Replay:
+    """Does operations again, in order."""
+
+    def __init__(self, disk: Disk, root: Path, operations: list[Operation]) -> None:
+        self._disk = disk
+        self._root = root
+        self._operations = operations
+
+    def run(self) -> None:
+        for n, (name, relative, *more) in enumerate(self._operations):
+            path = self._root / relative
+            match name:
+                case "create":
+                    self._forget(path)
+                    self._disk.close(self._disk.create(path, mode=more[0]))
+                case "write":
+                    self._on_file(n, path, lambda fd, more=more: self._disk.pwrite(fd, more[1], more[0]))
+                case "truncate":
+                    self._on_file(n, path, lambda fd, more=more: self._disk.truncate(fd, more[0]))
+                case "rename":
+                    if path.exists():
+                        self._disk.rename(path, self._root / more[0])
+                case "link":
+                    if path.exists():
+                        self._forget(self._root / more[0])
+                        self._disk.link(path, self._root / more[0])
+                case "unlink":
+                    self._forget(path)
+                case "mkdir":
+                    self._disk.mkdir(path, mode=more[0])
+
+    def _forget(self, path: Path) -> None:
+        if path.exists():
+            self._disk.unlink(path)
+
+    def _on_file(self, n: int, path: Path, change: Any) -> None:
+        found = self._now_called(n, path)
+        if found is None:
+            return
+        fd = self._disk.open_write(found)
+        try:
+            change(fd)
+        finally:
+            self._disk.close(fd)
+
+    def _now_called(self, n: int, path: Path) -> Path | None:
+        """The file that operation `n` calls `path`: under that name, or under a later one; None when it is gone."""
+        if path.exists():
+            return path
+        relative = str(path.relative_to(self._root))
+        for later, (name, old, *more) in enumerate(self._operations[n + 1 :], n + 1):
+            if old == relative and name in ("create", "unlink"):
+                return None
+            if old == relative and name == "rename":
+                return self._now_called(later, self._root / more[0])
+        return None
