@@ -31,11 +31,11 @@ from appliance.config.model import Bearer
 from appliance.config.passwords import verify_password
 from appliance.config.unbuilt import unbuilt
 from appliance.control.server import ControlError, serve_control
-from appliance.host.systemd import log_to, notify
+from appliance.host.systemd import log_to, notify, notify_reloading
 from appliance.mail.lan.logins import Logins
 from appliance.mail.lan.pop3 import Pop3Service
-from appliance.mail.lan.smtp import SmtpService
-from appliance.mail.listing import list_message
+from appliance.mail.lan.smtp import SmtpService, Terms
+from appliance.mail.listing import list_message, queue_figures
 from appliance.mail.office import MessageBusy, PostOffice
 from appliance.mail.store.fetched import FetchedRecord, record_name
 from appliance.mail.store.mailbox import Mailbox
@@ -47,9 +47,10 @@ from appliance.storage.committer import Committer
 from appliance.storage.disk import Disk
 from appliance.storage.paths import StatePaths, lock_state
 from appliance.storage.redo import RedoDisk
-from appliance.supervisor import CrashLoop, Supervisor
+from appliance.supervisor import CrashLoop, Supervisor, alone
+from appliance.transport import self_signed
 from appliance.transport.listen import Address, ClientLimits, open_listeners, parse_address, serve
-from appliance.transport.tls import make_self_signed, server_context
+from appliance.transport.tls import server_context
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -88,17 +89,10 @@ def run(config: Config, config_file: Path, *, debug: bool = False) -> int:
         expected, defect = group.split((CrashLoop, OSError))
         if defect is not None:
             raise
-        for leaf in _leaves(expected):
-            if isinstance(leaf, OSError):  # a crash loop stands in the journal
-                print(f"posthouse: {leaf}", file=sys.stderr)
+        if isinstance(cause := alone(expected), OSError):  # a crash loop stands in the journal
+            print(f"posthouse: {cause}", file=sys.stderr)
         return 1
     return 0
-
-
-def _leaves(group: BaseException | None) -> list[BaseException]:
-    if isinstance(group, BaseExceptionGroup):
-        return [leaf for error in group.exceptions for leaf in _leaves(error)]
-    return [] if group is None else [group]
 
 
 class Core:
@@ -173,7 +167,7 @@ class Core:
         if not (certificate.exists() and key.exists()):
             hosts = [parse_address(a).host for a in (*mail.smtp, *mail.pop3)]
             names = [self.office.hostname, config.site.name, "localhost", *(h for h in hosts if h)]
-            made_certificate, made_key = make_self_signed(names)
+            made_certificate, made_key = self_signed.in_a_child(names)
             self.disk.replace_file(key, made_key)
             self.disk.replace_file(certificate, made_certificate)
             events.emit(events.CERTIFICATE_MADE, names=", ".join(names), file=certificate)
@@ -193,6 +187,9 @@ class House:
     limits: ClientLimits = field(init=False)
     started: Mark = field(init=False)
     _smtp: SmtpService | None = None
+    _accepting: dict[str, list[trio.SocketListener]] = field(default_factory=dict)
+    _reloading: trio.Lock = field(default_factory=trio.Lock)
+    _replacing_caller: trio.Lock = field(default_factory=trio.Lock)
 
     async def run(self) -> None:
         """From nothing to ready to the end."""
@@ -222,10 +219,11 @@ class House:
     # ---- services
     def _slices(self, config: Config) -> dict[str, tuple[object, ...]]:
         """service -> what it was made of: where that has changed, the service is replaced."""
-        mail = (config.site, config.mail)
+        mail = config.mail
+        tls = (mail.certificate, mail.key)
         return {
-            "smtp": mail,
-            "pop3": mail,
+            "smtp": (mail.smtp, tls, Terms.of(mail)),
+            "pop3": (mail.pop3, tls, mail.plaintext_login, mail.idle_timeout_s),
             "caller": (
                 config.site,
                 config.line,
@@ -272,7 +270,7 @@ class House:
         """Serves the plain listeners with the first handler, those on `tls_port` with the second."""
         wanted = [parse_address(a) for a in addresses]
         async with trio.open_nursery() as nursery:
-            listeners = await open_listeners(wanted)
+            listeners = self._accepting[name] = await open_listeners(wanted)
             self.listeners[name] = [str(Address(*s.socket.getsockname()[:2])) for s in listeners]
             for secure, handler in enumerate(handlers):
                 some = [s for a, s in zip(wanted, listeners, strict=True) if (a.port == tls_port) == bool(secure)]
@@ -303,50 +301,93 @@ class House:
 
     # ---- signals
     async def _obey(self, signals: Any) -> None:
-        """Until a signal says stop."""
-        async for signum in signals:
-            if signum != signal.SIGHUP:
-                events.emit(events.STOPPING, why=signal.Signals(signum).name)
-                notify(STOPPING="1")
-                return
-            notify(RELOADING="1", MONOTONIC_USEC=str(int(trio.current_time() * 1e6)))
-            await self._reload()
-            notify(READY="1")
+        """Until a signal says stop. A reload is a task of its own, since it may wait for a call's end."""
+        async with trio.open_nursery() as reloads:
+            async for signum in signals:
+                if signum != signal.SIGHUP:
+                    events.emit(events.STOPPING, why=signal.Signals(signum).name)
+                    notify(STOPPING="1")
+                    reloads.cancel_scope.cancel()
+                    return
+                reloads.start_soon(self._reload)
 
     async def _reload(self) -> None:
         """Takes over the configuration as it stands on disk, or says why not and keeps the old one."""
+        async with self._reloading:
+            notify_reloading()
+            config = await self._read_again()
+            changed = await self._take_over(config) if config is not None else ()
+            notify(READY="1")
+        if "caller" in changed:
+            async with self._replacing_caller:
+                await self.caller.wait_idle()
+                await self._replace("caller")
+
+    async def _read_again(self) -> Config | None:
         try:
             config = await trio.to_thread.run_sync(load, self.config_file)
         except ConfigErrors as errors:
             events.emit(events.RELOAD_REFUSED, errors=str(errors).replace("\n", "; "))
-            return
+            return None
         if missing := unbuilt(config):
             events.emit(events.RELOAD_REFUSED, errors="; ".join(missing))
-            return
-        old = self.config
-        fixed = [k for k in ("name", "state", "runtime") if getattr(old.site, k) != getattr(config.site, k)]
+            return None
+        site = self.config.site
+        fixed = [f"site.{k}" for k in ("name", "state", "runtime") if getattr(site, k) != getattr(config.site, k)]
         if fixed:
-            what = ", ".join(f"site.{k}" for k in fixed)
-            events.emit(events.RELOAD_NEEDS_RESTART, what=what)
-            return
+            events.emit(events.RELOAD_NEEDS_RESTART, what=", ".join(fixed))
+            return None
+        return config
+
+    async def _take_over(self, config: Config) -> Sequence[str]:
+        """Puts this configuration in force; -> the services that it changes. All but the caller are replaced by
+        then. Where one can't be (a port is taken, a certificate is missing) the old configuration stays."""
+        old = self.config
         before, after = self._slices(old), self._slices(config)
         changed = [name for name in after if before[name] != after[name]]
+        replaced: list[str] = []
+        try:
+            self._configure(config)
+            for name in changed:
+                if name != "caller":
+                    replaced.append(name)
+                    await self._replace(name)
+        except OSError as error:
+            events.emit(events.RELOAD_REFUSED, errors=error)
+            self._configure(old)
+            for name in replaced:
+                await self._replace(name)
+            return ()
+        events.emit(events.RELOADED, changed=", ".join(changed) or "no service has changed")
+        return changed
+
+    def _configure(self, config: Config) -> None:
         self.config = config
         self.core.configure(config)
-        for name in changed:
-            if name == "caller":
-                await self.caller.wait_idle()
-            await self.supervisor.stop(name)
-            await self._start(name)
-        events.emit(events.RELOADED, changed=", ".join(changed) or "nothing has changed")
+        self.limits.per_client, self.limits.total = config.mail.client_limit, config.mail.session_limit
+
+    async def _replace(self, name: str) -> None:
+        if name == "smtp":
+            await self._drain_smtp()
+        await self.supervisor.stop(name)
+        await self._start(name)
 
     async def _drain(self) -> None:
         """Stops accepting; sessions with a message under way get `DRAIN_S`, a call is hung up."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.supervisor.stop, "caller")
-            if self._smtp is not None:
-                with trio.move_on_after(DRAIN_S):
-                    await self._smtp.drain()
+            await self._stop_accepting("pop3")
+            await self._drain_smtp()
+
+    async def _drain_smtp(self) -> None:
+        await self._stop_accepting("smtp")
+        if self._smtp is not None:
+            with trio.move_on_after(DRAIN_S):
+                await self._smtp.drain()
+
+    async def _stop_accepting(self, name: str) -> None:
+        for listener in self._accepting.pop(name, ()):
+            await listener.aclose()
 
     # ---- the control socket's verbs
     def _verbs(self) -> dict[str, Callable[[Mapping[str, Any], Progress], Awaitable[Any]]]:
@@ -364,11 +405,8 @@ class House:
         }
 
     async def _status(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-        core, office = self.core, self.core.office
+        core = self.core
         now = core.clock.now()
-        waiting = list(core.spool.messages.values())
-        states = [office.state_of(e).value for e in waiting]
-        oldest = min((e.received for e in waiting if not e.held), default=None)
         return {
             "site": self.config.site.name,
             "version": __version__,
@@ -376,14 +414,7 @@ class House:
             "uptime_s": round(self.started.seconds_until(now)),
             "clock_trusted": core.clock.trusted,
             "line": self.caller.status(),
-            "queue": {
-                "messages": len(waiting),
-                "bytes": sum(e.size for e in waiting),
-                "oldest_s": None if oldest is None else max(0, round(now.wall - oldest)),
-                "in_doubt": states.count("in-doubt"),
-                "held": states.count("held"),
-                "bulk": sum(office.is_bulk(e) and not e.held for e in waiting),
-            },
+            "queue": queue_figures(core.office, now.wall),
             "users": len(self.config.user),
             "terminals": {"local": 0, "remote": 0},
             "peers": {"up": 0, "suspended": 0, "lost": 0, "never": 0},

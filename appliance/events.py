@@ -132,6 +132,12 @@ DISK_FULL = Event(
     "disk-full", _W, "the disk is full: {what} refused", "Remove mail, or give the data partition more room."
 )
 REDONE = Event("redone", _I, "the power went before the disk was at rest: {operations} operations were done again")
+NO_REDO_LOG = Event(
+    "no-redo-log",
+    _W,
+    "the disk has no room for the redo log ({bytes} bytes): every message costs a flush of the file system",
+    "Remove mail, or give the data partition more room, and restart.",
+)
 HELD = Event("held", _I, "{id}: held by hand")
 RELEASED = Event("released", _I, "{id}: released by hand")
 REMOVED = Event("removed", _W, "{id}: removed by hand, from <{sender}>, {recipients} not sent")

@@ -20,7 +20,7 @@ from appliance import events
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["CrashLoop", "Supervisor"]
+__all__ = ["CrashLoop", "Supervisor", "alone"]
 
 FIRST_PAUSE_S: Final = 0.5
 MAX_PAUSE_S: Final = 60.0
@@ -96,7 +96,7 @@ class Supervisor:
                     raise
                 error = raised
             if not status.was_ready and failures == 0:
-                raise _alone(error)
+                raise alone(error) or error
             if trio.current_time() - began > FORGIVEN_S:
                 failures, pause, since = 0, FIRST_PAUSE_S, trio.current_time()
             failures += 1
@@ -127,9 +127,9 @@ class _Status:
             self._task_status.started()
 
 
-def _alone(error: Exception) -> Exception:
-    """What a nursery of the service's own has wrapped, where it is one error alone."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+def alone(error: BaseException | None) -> BaseException | None:
+    """What nurseries have wrapped, where it is one error alone."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from appliance.events import Event
 
-__all__ = ["log_to", "notify"]
+__all__ = ["log_to", "notify", "notify_reloading"]
 
 
 def notify(**fields: str) -> None:
@@ -21,6 +22,11 @@ def notify(**fields: str) -> None:
         from systemd import daemon  # type: ignore[attr-defined]
 
         daemon.notify("\n".join(f"{k}={v}" for k, v in fields.items()))
+
+
+def notify_reloading() -> None:
+    """Says that a reload has begun; `notify(READY="1")` says that it is done (systemd.service(5), notify-reload)."""
+    notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
 
 
 def log_to(level: int) -> None:

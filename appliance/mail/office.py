@@ -18,7 +18,6 @@ import trio
 
 from appliance import events
 from appliance.call import Prospect
-from appliance.mail.bounces import make_bounce, wants_bounce
 from appliance.mail.envelope import Envelope, MessageState, Priority, Recipient, RecipientState, Verdict
 from appliance.mail.routing import Refusal, Router
 from appliance.storage.draft import Draft
@@ -78,7 +77,7 @@ class PostOffice:
         self._site, self._mail = site, mail
         self.mailboxes = mailboxes
         self.router = Router(site, mail, users)
-        self.hostname = f"{site.name}.{site.domain}" if site.domain else site.name
+        self.hostname = _hostname(site)
 
     # ---- taking in
     def has_room(self, size: int) -> bool:
@@ -255,6 +254,8 @@ class PostOffice:
     async def _bounce(self, envelope: Envelope, failed: Sequence[Recipient]) -> None:
         """Delivers a bounce to whom DESIGN §2 says: the submitting user, else the local user of the envelope sender,
         else the postmaster."""
+        from appliance.mail.bounces import make_bounce, wants_bounce  # the email package costs 3 MB: only when needed
+
         failed = [r for r in failed if wants_bounce(r)]
         recipients = ", ".join(r.address for r in failed)
         reply = failed[0].reply if failed else ""
@@ -309,6 +310,15 @@ class PostOffice:
                 oldest = oldest or e.received
                 urgent += e.priority is Priority.URGENT and bool(e.user)
         return Prospect(messages, size, oldest, urgent, bulk_messages, bulk_size, bulk_oldest)
+
+
+def _hostname(site: Site) -> str:
+    """What we are called in SMTP, which is ASCII (RFC 5890 §2.3.2.1 for a domain in another script)."""
+    name = f"{site.name}.{site.domain}" if site.domain else site.name
+    try:
+        return name if name.isascii() else name.encode("idna").decode()
+    except UnicodeError:
+        return site.name
 
 
 def _failed(recipient: Recipient, verdict: Verdict) -> Recipient:

@@ -1,7 +1,8 @@
 """Where a recipient's mail goes, and who may send as whom (DESIGN §2 Routing). Pure: configuration in, answer out.
 
 An address of any user is local whatever its domain, compared case-folded and without `+tag`. What is not local and
-not at `site.domain` is remote. Aliases lead to users, addresses and other aliases; mail that they would send round in a circle is refused.
+not at `site.domain` is remote. Aliases lead to users, addresses and other aliases; mail that they would send round in a
+circle is refused.
 """
 
 from __future__ import annotations

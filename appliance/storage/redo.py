@@ -10,8 +10,8 @@ flushed (fdatasync): from then on the batch cannot be lost, whatever the file sy
     checkpoint the whole file system is flushed (syncfs), then the header gets the next epoch: the log is empty
 
 A checkpoint comes when the log is full, when nothing has been committed for a while, and at the end. What replay can't
-bring back needs a flush of the file system in its own batch: files that were written outside of batches (large
-messages, `storage.draft`), and links to files that are not in the log. Their batches end with syncfs.
+bring back needs a flush of the file system in its own batch: what is large, or was written outside of batches
+(`storage.draft`), and links to files that are not in the log. Their batches end with syncfs.
 
 Why replay over a newer state comes out right: operations set, they do not add. A file is made anew, a write has its
 offset, a name that is gone is passed over; a write to a file that was renamed later finds it under its later name.
@@ -23,6 +23,7 @@ seconds after the last batch, so that it is rarely more than nothing.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import threading
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
+from appliance import events
 from appliance.storage.disk import FILE_MODE, FOLDER_MODE, Disk
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ __all__ = ["LOG_BYTES", "RedoDisk"]
 
 LOG_BYTES: Final = 16 * 1024 * 1024
 """Preallocated: a hundred messages of 100 KB between two checkpoints."""
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+LARGE_BYTES: Final = 32 * 1024
+"""A new file with more than this in one write is flushed, not logged: to write it twice would cost more."""
 HEADER_BYTES: Final = 4096
 _HEADER: Final = struct.Struct(">8sQ")
 _FRAME: Final = struct.Struct(">4sQQI")
@@ -68,11 +73,12 @@ class RedoDisk(Disk):
     they touch only files that no batch has named yet.
     """
 
-    def __init__(self, inner: Disk, root: Path, *, log_bytes: int = LOG_BYTES) -> None:
+    def __init__(self, inner: Disk, root: Path, *, log_bytes: int = LOG_BYTES, large_bytes: int = LARGE_BYTES) -> None:
         self._inner = inner
         self._root = root
         self._prefix = len(os.fspath(root)) + 1
         self._log_bytes = log_bytes
+        self._large_bytes = large_bytes
         self._log_path = root / "redo"
         self._log = -1
         self._epoch = 0
@@ -92,29 +98,39 @@ class RedoDisk(Disk):
         the root. Raises OSError."""
         redone = 0
         if self._log_path.exists() and self._log_path.stat().st_size == self._log_bytes:
-            data = self._log_path.read_bytes()
-            magic, self._epoch = _HEADER.unpack_from(data)
-            operations = [op for frame in self._frames(data) for op in frame] if magic == _HEADER_MAGIC else []
+            operations = list(self._noted())
             _Replay(self._inner, self._root, operations).run()
             redone = len(operations)
-        else:
-            if self._log_path.exists():
-                self._inner.unlink(self._log_path)
-            fd = self._inner.create(self._log_path)
-            try:
-                self._inner.write(fd, bytes(self._log_bytes))
-            finally:
-                self._inner.close(fd)
+        elif not self._make_log():
+            return 0
         self._log = self._inner.open_write(self._log_path)
         self.dirty = True
         self.checkpoint()
         return redone
 
+    def _make_log(self) -> bool:
+        """False where the disk has no room for it: batches then end with syncfs, which is slower and no less safe."""
+        if self._log_path.exists():
+            self._inner.unlink(self._log_path)
+        fd = self._inner.create(self._log_path)
+        try:
+            self._inner.write(fd, bytes(self._log_bytes))
+        except OSError as error:
+            self._inner.unlink(self._log_path)
+            if error.errno not in _NO_ROOM:
+                raise
+            events.emit(events.NO_REDO_LOG, bytes=self._log_bytes)
+            return False
+        finally:
+            self._inner.close(fd)
+        return True
+
     def close_log(self) -> None:
         """Flushes everything and empties the log."""
         self.checkpoint()
         fd, self._log = self._log, -1
-        self._inner.close(fd)
+        if fd >= 0:
+            self._inner.close(fd)
 
     def checkpoint(self) -> None:
         """Flushes the file system and empties the log, where there is anything in it. Raises OSError."""
@@ -144,6 +160,9 @@ class RedoDisk(Disk):
         assert isinstance(changes, _Changes)
         if not changes.operations:
             return
+        if self._log < 0:
+            self._inner.syncfs(self._root)
+            return
         self.dirty = True
         frame = self._frame(changes.operations)
         if self._end + len(frame) > self._log_bytes:
@@ -163,17 +182,24 @@ class RedoDisk(Disk):
         head = _FRAME.pack(_FRAME_MAGIC, self._epoch, self._number, len(body))
         return head + _SUM.pack(zlib.crc32(body, zlib.crc32(head))) + body
 
-    def _frames(self, data: bytes) -> Iterator[list[Operation]]:
-        at, number = HEADER_BYTES, 0
-        while (start := at + _FRAME.size + _SUM.size) <= len(data):
-            magic, epoch, n, length = _FRAME.unpack_from(data, at)
-            (crc,) = _SUM.unpack_from(data, at + _FRAME.size)
-            body = data[start : start + length]
-            head_crc = zlib.crc32(data[at : at + _FRAME.size])  # else a frame of zeros would be a whole one
-            if (magic, epoch, n) != (_FRAME_MAGIC, self._epoch, number) or zlib.crc32(body, head_crc) != crc:
+    def _noted(self) -> Iterator[Operation]:
+        """The operations of the whole frames in the log, and its epoch. Reads no further than they go."""
+        with self._log_path.open("rb") as file:
+            magic, self._epoch = _HEADER.unpack(file.read(_HEADER.size))
+            if magic != _HEADER_MAGIC:
                 return
-            yield msgpack.unpackb(body, unicode_errors="surrogateescape")
-            at, number = start + length, number + 1
+            file.seek(HEADER_BYTES)
+            number = 0
+            while len(head := file.read(_FRAME.size + _SUM.size)) == _FRAME.size + _SUM.size:
+                magic, epoch, n, length = _FRAME.unpack_from(head)
+                if (magic, epoch, n) != (_FRAME_MAGIC, self._epoch, number) or length > self._log_bytes:
+                    return
+                body = file.read(length)
+                # The sum is over the head too: else a frame of zeros would be a whole one.
+                if zlib.crc32(body, zlib.crc32(head[: _FRAME.size])) != _SUM.unpack_from(head, _FRAME.size)[0]:
+                    return
+                yield from msgpack.unpackb(body, unicode_errors="surrogateescape")
+                number += 1
 
     # ---- operations
     @property
@@ -224,16 +250,34 @@ class RedoDisk(Disk):
         name = self._paths[fd]
         if not self._noting:
             self._unlogged.add(name)
-        elif name in self._unlogged:
+            return
+        if len(data) > self._large_bytes and self._was_made_now(name):
+            self._in_log.discard(name)
+            self._unlogged.add(name)
+        if name in self._unlogged:
             self._needs_syncfs = True
             self._note("touch", name)
         else:
             self._note("write", name, offset, bytes(data))
 
+    def _was_made_now(self, name: str) -> bool:
+        """Whether this batch made the file and did nothing but write to it. All that is then forgotten: replay must not
+        make an empty file of it."""
+        assert self._batch is not None
+        about = [op for op in self._batch if name in op[1:]]
+        if not about or about[0][0] != "create" or any(op[0] not in ("create", "write", "truncate") for op in about):
+            return False
+        self._batch = [op for op in self._batch if name not in op[1:]]
+        return True
+
     def truncate(self, fd: int, length: int) -> None:
         self._inner.truncate(fd, length)
-        if self._noting:
-            self._note("truncate", self._paths[fd], length)
+        name = self._paths[fd]
+        if self._noting and name in self._unlogged:
+            self._needs_syncfs = True
+            self._note("touch", name)
+        elif self._noting:
+            self._note("truncate", name, length)
 
     def close(self, fd: int) -> None:
         self._paths.pop(fd, None)

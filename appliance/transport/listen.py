@@ -94,7 +94,7 @@ async def open_listeners(addresses: Iterable[Address]) -> list[trio.SocketListen
                 sock.listen(BACKLOG)
             except OSError as error:
                 sock.close()
-                raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+                raise OSError(f"cannot listen on {address}: {error.strerror}") from error
             out.append(trio.SocketListener(sock))
     except OSError:
         for listener in out:

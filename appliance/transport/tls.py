@@ -20,7 +20,6 @@ __all__ = [
     "accept_tls",
     "client_context",
     "connect_tls",
-    "make_self_signed",
     "server_context",
 ]
 
@@ -35,10 +34,16 @@ class TlsFailed(Exception):
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """For a listener. Raises OSError or ssl.SSLError for files that are missing or do not fit."""
+    """For a listener. Raises OSError, in words for a person, for files that are missing or do not fit."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, key)
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:
+        why = (
+            error.strerror if not isinstance(error, ssl.SSLError) else (error.reason or "PEM").replace("_", " ").lower()
+        )
+        raise OSError(f"cannot use the certificate {certificate} with the key {key}: {why}") from error
     return context
 
 
@@ -71,41 +76,3 @@ async def _handshake(tls: Stream, host: str) -> Stream:
             raise TlsFailed(f"TLS handshake failed: {cause.reason or cause}") from error
         raise TlsFailed("the connection ended within the TLS handshake") from error
     return tls
-
-
-def make_self_signed(names: list[str]) -> tuple[bytes, bytes]:
-    """A self-signed P-256 certificate for these names and addresses, and its key, both PEM.
-
-    Valid from 1970 to 9999: a board's clock may be anywhere. CA:FALSE, so that pinning it pins it alone.
-    """
-    import ipaddress
-    from datetime import datetime
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    def general(name: str) -> x509.GeneralName:
-        try:
-            return x509.IPAddress(ipaddress.ip_address(name))
-        except ValueError:
-            return x509.DNSName(name)
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0][:64])])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime(1970, 1, 1))  # noqa: DTZ001 - x509 takes naive UTC
-        .not_valid_after(datetime(9999, 12, 31))  # noqa: DTZ001
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([general(n) for n in dict.fromkeys(names)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    return (
-        certificate.public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
-    )

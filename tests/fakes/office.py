@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from fakes.clock import FakeClock
 
 from appliance.config.model import Mail, Site, Smarthost, Tls, User
 from appliance.mail.envelope import Envelope, Recipient
@@ -19,7 +20,6 @@ from appliance.mail.store.spool import Spool
 from appliance.storage.committer import Committer
 from appliance.storage.disk import Disk
 from appliance.storage.paths import StatePaths
-from fakes.clock import FakeClock
 
 SITE = Site(name="harbour", domain="harbour.example")
 USERS = (

@@ -18,6 +18,7 @@ import trio
 
 from appliance.app import Core
 from appliance.call import Dialled, Outcome
+from appliance.calls import caller
 from appliance.calls.caller import Caller
 from appliance.calls.cycle import Way
 from appliance.config import model
@@ -33,8 +34,9 @@ NUMBER = "0570000111"
 
 
 def without_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that cut lines, not power: what a flush is for has its own tests. The redo log is small, since
-    hundreds of sites are made."""
+    """For tests that cut lines, not power: what a flush is for has its own tests. Hundreds of sites are made, so the
+    redo log is small, and a call by hand does not wait for other causes first."""
+    monkeypatch.setattr(caller, "GATHER_S", 0.0)
     defaults = RedoDisk.__init__.__kwdefaults__
     assert defaults
     monkeypatch.setitem(defaults, "log_bytes", 256 * 1024)
@@ -155,7 +157,7 @@ async def open_site(config: Config, line: GateLine) -> AsyncIterator[Site]:
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(core.committer.run)
-            caller = Caller(
+            calls = Caller(
                 schedule=config.schedule,
                 timezone="UTC",
                 bulk_max_age_s=config.mail.bulk_max_age_s,
@@ -166,8 +168,8 @@ async def open_site(config: Config, line: GateLine) -> AsyncIterator[Site]:
                 clock=core.clock,
                 started=core.clock.now(),
             )
-            await nursery.start(caller.run)
-            yield Site(core, caller)
+            await nursery.start(calls.run)
+            yield Site(core, calls)
             nursery.cancel_scope.cancel()
     finally:
         core.ledger.close()

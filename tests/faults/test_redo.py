@@ -13,7 +13,7 @@ from appliance.storage.disk import Disk
 from appliance.storage.recording import Fate, RecordingDisk, power_cut
 from appliance.storage.redo import HEADER_BYTES, RedoDisk
 
-SEEDS = range(20)
+SEEDS = range(24)
 FATES = [Fate.DROPPED, Fate.KEPT, Fate.TORN, Fate.MIXED]
 
 
@@ -26,7 +26,7 @@ class Life:
         self.root = root
         self.plain = RecordingDisk(root)
         self.log_bytes = HEADER_BYTES + self.rng.choice([600, 1500, 4000, 60_000])
-        self.disk = RedoDisk(self.plain, root, log_bytes=self.log_bytes)
+        self.disk = RedoDisk(self.plain, root, log_bytes=self.log_bytes, large_bytes=200)
         self.files: dict[str, bytes] = {}
         self.linked: set[str] = set()
         self.acknowledged: list[tuple[int, dict[str, bytes]]] = []

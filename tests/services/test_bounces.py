@@ -20,14 +20,16 @@ def failed(address: str = "boss@far.example", reply: str = "550 5.1.1 no such us
 
 
 def bounce(
-    tmp_path: Path, *recipients: Recipient, original: bytes = ORIGINAL, to: str = "hanako@harbour.example", **more: object
+    tmp_path: Path,
+    *recipients: Recipient,
+    original: bytes = ORIGINAL,
+    to: str = "hanako@harbour.example",
+    **more: object,
 ) -> bytes:
     path = tmp_path / "x.eml"
     path.write_bytes(original)
-    envelope = Envelope("abc", to, list(recipients), NOW - 3600, size=len(original), **more)  # type: ignore[arg-type]
-    return make_bounce(
-        envelope, recipients or [failed()], path, hostname="harbour.harbour.example", to=to, now=NOW
-    )
+    envelope = Envelope("abc", to, list(recipients), NOW - 3600, size=len(original), **more)
+    return make_bounce(envelope, recipients or [failed()], path, hostname="harbour.harbour.example", to=to, now=NOW)
 
 
 def parse(raw: bytes) -> EmailMessage:

@@ -23,6 +23,7 @@ from appliance.control.server import ControlError, Progress, serve_control
 from appliance.protocol.control import MAX_REQUEST, SOCKET_NAME
 
 WAIT = 20.0
+TOO_LONG = f"that is no request: a line is longer than {MAX_REQUEST} bytes"
 
 
 class Verbs:
@@ -213,8 +214,11 @@ async def test_a_client_that_does_not_read(house: House, monkeypatch: pytest.Mon
         (b"[]\n", "that is no request: a line is no JSON object"),
         (b"\xff\xfe\n", "that is no request: a line is no JSON"),
         (b"[" * 60_000 + b"\n", "that is no request: a line is no JSON"),
-        (b'{"verb":"echo","x":"' + b"y" * MAX_REQUEST + b'"}\n', f"that is no request: a line is longer than {MAX_REQUEST} bytes"),
-        (b"z" * (MAX_REQUEST + 1), f"that is no request: a line is longer than {MAX_REQUEST} bytes"),
+        (
+            b'{"verb":"echo","x":"' + b"y" * MAX_REQUEST + b'"}\n',
+            TOO_LONG,
+        ),
+        (b"z" * (MAX_REQUEST + 1), TOO_LONG),
         (b"{}\n", "this Posthouse has no verb None"),
         (b'{"verb":["echo"]}\n', "this Posthouse has no verb ['echo']"),
         (b'{"verb":"echo","arguments":[1]}\n', "this Posthouse has no verb 'echo'"),
@@ -278,7 +282,7 @@ async def test_no_more_files(house: House, monkeypatch: pytest.MonkeyPatch, capl
 
 # ---- the client's side
 def test_nobody_there(tmp_path: Path) -> None:
-    with pytest.raises(NotRunning, match="no running Posthouse answers at .*No such file"):
+    with pytest.raises(NotRunning, match=r"no running Posthouse answers at .*No such file"):
         ask(tmp_path / SOCKET_NAME, "status")
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / SOCKET_NAME))

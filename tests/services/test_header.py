@@ -87,9 +87,7 @@ def test_priority_of_number(number: int, priority: str) -> None:
     ],
 )
 @pytest.mark.parametrize("every", [0, 1, 7])
-def test_read(
-    data: bytes, message_id: str, has_date: bool, received: int, well_formed: bool, every: int
-) -> None:
+def test_read(data: bytes, message_id: str, has_date: bool, received: int, well_formed: bool, every: int) -> None:
     header = read(data, every)
     assert (header.message_id, header.has_date, header.received) == (message_id, has_date, received)
     assert header.well_formed is well_formed
@@ -125,7 +123,9 @@ def test_the_limit_is_the_same_in_one_piece(size: int, whole: bool) -> None:
 
 @given(
     st.lists(
-        st.sampled_from([b"MT-Priority: ", b"Priority:", b"\r\n", b" ", b"\t", b":", b"Received: x", b"-", b"9", b"\xb2"])
+        st.sampled_from(
+            [b"MT-Priority: ", b"Priority:", b"\r\n", b" ", b"\t", b":", b"Received: x", b"-", b"9", b"\xb2"]
+        )
         | st.binary(max_size=8),
         max_size=30,
     )

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from fakes.office import DATA, FAR, HANAKO, TARO, FakeOffice
 
 from appliance.call import Prospect
 from appliance.config.model import Alias, Smarthost
 from appliance.mail.envelope import Envelope, MessageState, Priority, Recipient, RecipientState, Verdict
 from appliance.mail.office import MessageBusy
 from appliance.storage.disk import Disk
-from fakes.office import DATA, FAR, HANAKO, TARO, FakeOffice
 
 REFUSED = Verdict(RecipientState.FAILED, "550 5.1.1 no such user")
 LATER = Verdict(RecipientState.QUEUED, "451 4.7.1 greylisted")
@@ -205,26 +205,35 @@ async def test_a_disk_that_stays_full(who: str, tmp_path: Path, expected_errors:
 
 
 class SlowDisk(Disk):
+    """Waits in each flush until it may go."""
+
     def __init__(self) -> None:
         super().__init__()
         self.begun, self.go = threading.Event(), threading.Event()
 
-    def create(self, path: Path, *, mode: int = 0o600) -> int:
+    def syncfs(self, path: Path) -> None:
         self.begun.set()
         assert self.go.wait(10)
-        return super().create(path, mode=mode)
 
 
+@pytest.mark.parametrize("when", ["waiting", "flushing"])
 @pytest.mark.parametrize("who", WHO)
-async def test_a_session_that_is_cancelled_while_its_message_is_placed(who: str, tmp_path: Path) -> None:
+async def test_a_session_that_is_cancelled_while_its_message_is_placed(who: str, when: str, tmp_path: Path) -> None:
     """Its client was told nothing: the message is there, whole and in the queue, or it is not there at all."""
     disk = SlowDisk()
     it = FakeOffice(tmp_path, disk)
     async with it.running():
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: it.submit(*WHO[who]))
+        async with trio.open_nursery() as others, trio.open_nursery() as session:
+            if when == "waiting":
+                others.start_soon(it.committer.commit, lambda: None)
+            else:
+                session.start_soon(lambda: it.submit(*WHO[who]))
             assert await trio.to_thread.run_sync(disk.begun.wait, 10)
-            nursery.cancel_scope.cancel()
+            if when == "waiting":
+                session.start_soon(lambda: it.submit(*WHO[who]))
+                await trio.testing.wait_all_tasks_blocked()
+            session.cancel_scope.cancel()
+            await trio.testing.wait_all_tasks_blocked()
             disk.go.set()
         for user in ("hanako", "taro"):
             for message in it.mailboxes[user].messages():

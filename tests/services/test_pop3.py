@@ -29,7 +29,8 @@ from appliance.storage.disk import Disk
 from appliance.storage.paths import StatePaths
 from appliance.transport.listen import Address, ClientLimits, open_listeners, serve
 from appliance.transport.prompt import PromptStream
-from appliance.transport.tls import make_self_signed, server_context
+from appliance.transport.self_signed import make_self_signed
+from appliance.transport.tls import server_context
 
 WAIT = 20.0
 """Seconds that a test waits for anything on loopback."""

@@ -240,4 +240,3 @@ async def test_cancelled_from_above_runs_every_clean_up() -> None:
         for i, service in enumerate(services):
             await s.start(str(i), service.run)
     assert [s.cleaned_up for s in services] == [1, 1, 1]
-
