@@ -240,11 +240,11 @@ def fill_up(site: Product) -> tuple[int, bytes]:
 
 
 def test_a_full_disk_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
-    """A file system of 32 MB, filled by mail: 452, nothing that was taken is lost, and with room again it goes on."""
+    """A file system of 6 MB, filled by mail: 452, nothing that was taken is lost, and with room again it goes on."""
     state = tmp_path / "state"
     state.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=32M", "tmpfs", str(state)], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=6M", "tmpfs", str(state)], capture_output=True, text=True, check=False
     )
     if mounted.returncode:
         pytest.skip(f"a file system of its own can't be mounted here: {mounted.stderr.strip()}")
@@ -274,7 +274,7 @@ def test_a_file_that_cannot_grow_is_refused_for_now(tmp_path: Path) -> None:
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    limit = 20_000_000  # more than the files that it makes of its own accord
+    limit = 300_000
     site = alone(tmp_path, message_limit="40MiB")
     try:
         site.start(preexec_fn=small_files)

@@ -222,6 +222,11 @@ async def test_a_session_that_is_cancelled_while_its_message_is_placed(who: str,
     """Its client was told nothing: the message is there, whole and in the queue, or it is not there at all."""
     disk = SlowDisk()
     it = FakeOffice(tmp_path, disk)
+
+    async def release() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        disk.go.set()
+
     async with it.running():
         async with trio.open_nursery() as others, trio.open_nursery() as session:
             if when == "waiting":
@@ -232,9 +237,8 @@ async def test_a_session_that_is_cancelled_while_its_message_is_placed(who: str,
             if when == "waiting":
                 session.start_soon(lambda: it.submit(*WHO[who]))
                 await trio.testing.wait_all_tasks_blocked()
+            others.start_soon(release)
             session.cancel_scope.cancel()
-            await trio.testing.wait_all_tasks_blocked()
-            disk.go.set()
         for user in ("hanako", "taro"):
             for message in it.mailboxes[user].messages():
                 assert message.path.read_bytes().endswith(DATA)

@@ -1,0 +1,434 @@
+"""The composition root in this process: ready, SIGHUP with all kinds of files, SIGTERM, and what `status` says."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import logging
+import os
+import signal
+import socket
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from appliance import app as module
+from appliance.app import Core, House
+from appliance.config.load import load
+from appliance.control.client import ask
+from appliance.protocol.control import SOCKET_NAME
+from fakes.notify import NotifySocket
+
+WAIT = 20.0
+STORED = "$7$C6..../....yOCHGXdqOV2N9hxQJDdRS.$DEaIJMDEM2OFuEr49MsY9TJtbBE1DWKYbvbsCODZWs/"
+"""Of the password `correct horse`."""
+PASSWORD = "correct horse"
+SITE = """
+[site]
+name = "harbour"
+domain = "harbour.example"
+state = "state"
+runtime = "run"
+"""
+MAIL = """
+[mail]
+smtp = ["127.0.0.1:{smtp}"]
+pop3 = ["127.0.0.1:{pop3}"]
+{more}
+[[mail.smarthost]]
+host = "smtp.isp.example"
+"""
+LINE = """
+[[line]]
+name = "pstn"
+port = "/dev/none"
+numbers = ["0570000111"]
+"""
+
+
+def user(name: str) -> str:
+    return f'[[user]]\nname = "{name}"\npassword = "{STORED}"\naddresses = ["{name}@harbour.example"]\n'
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+class Running:
+    """A `House` in this process, told by signals as systemd tells it."""
+
+    def __init__(self, root: Path, notify: NotifySocket) -> None:
+        self.root, self.notify = root, notify
+        self.file = root / "posthouse.toml"
+        self.smtp, self.pop3 = free_port(), free_port()
+        self.ended = trio.Event()
+        self.house: House
+        self.streams: list[trio.SocketStream] = []
+        """Of the clients; closed at the end of the test."""
+
+    def write(
+        self, *, more: str = "", users: tuple[str, ...] = ("hanako",), rest: str = LINE, site: str = SITE
+    ) -> None:
+        self.root.joinpath("posthouse.toml").write_text(
+            site + MAIL.format(smtp=self.smtp, pop3=self.pop3, more=more) + "".join(map(user, users)) + rest
+        )
+
+    async def run(self) -> None:
+        config = load(self.file)
+        self.house = House(await trio.to_thread.run_sync(Core, config), config, self.file)
+        try:
+            await self.house.run()
+        finally:
+            os.close(self.house.core._lock)
+            self.ended.set()
+
+    async def reload(self, **changes: Any) -> None:
+        self.write(**changes)
+        await self.hup()
+
+    async def hup(self) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert "MONOTONIC_USEC" in await self.notify.wait("RELOADING")
+        await self.notify.wait("READY")
+
+    async def ask(self, verb: str, **arguments: Any) -> Any:
+        with trio.fail_after(WAIT):
+            return await trio.to_thread.run_sync(lambda: ask(self.root / "run" / SOCKET_NAME, verb, arguments))
+
+    async def connect(self, port: int | None = None) -> Client:
+        stream = await trio.open_tcp_stream("127.0.0.1", self.smtp if port is None else port)
+        self.streams.append(stream)
+        return Client(stream)
+
+
+class Client:
+    """A line-by-line conversation."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.buffer = b""
+
+    async def reply(self) -> str:
+        """The last line of the next reply."""
+        with trio.fail_after(WAIT):
+            while True:
+                line, end, rest = self.buffer.partition(b"\r\n")
+                if end:
+                    self.buffer = rest
+                    if line[3:4] != b"-":
+                        return line.decode()
+                    continue
+                data = await self.stream.receive_some()
+                if not data:
+                    return "closed"
+                self.buffer += data
+
+    async def say(self, text: str) -> str:
+        await self.stream.send_all(text.encode() + b"\r\n")
+        return await self.reply()
+
+    async def login(self, name: str) -> str:
+        await self.reply()
+        await self.say("EHLO pc")
+        return await self.say("AUTH PLAIN " + base64.b64encode(f"\0{name}\0{PASSWORD}".encode()).decode())
+
+
+@pytest.fixture
+async def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
+    with NotifySocket.open(tmp_path / "notify") as notify:
+        for name, value in notify.env.items():
+            monkeypatch.setenv(name, value)
+        it = Running(tmp_path, notify)
+        it.write()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(it.run)
+            await notify.wait("READY")
+            try:
+                yield it
+            finally:
+                for stream in it.streams:
+                    stream.socket.close()
+            nursery.cancel_scope.cancel()
+
+
+def journal(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
+    """The texts of the events with this id."""
+    return [
+        r.getMessage() for r in caplog.records if getattr(r, "posthouse_event", None) and r.posthouse_event.id == event
+    ]
+
+
+@pytest.fixture(autouse=True)
+def everything_is_in_the_journal(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+
+# ---- status
+async def test_status_has_the_keys_of_the_contract(running: Running) -> None:
+    status = await running.ask("status")
+    assert set(status) >= {
+        "site", "version", "fingerprint", "uptime_s", "clock_trusted", "line", "queue", "users", "terminals", "peers",
+        "services", "listeners",
+    }  # fmt: skip
+    keys = {"name", "state", "reason", "number", "since", "next_call", "next_call_reason"}
+    assert set(status["line"]) == keys
+    assert set(status["queue"]) == {"messages", "bytes", "oldest_s", "in_doubt", "held", "bulk"}
+    assert status["terminals"] == {"local": 0, "remote": 0}
+    assert status["peers"] == {"up": 0, "suspended": 0, "lost": 0, "never": 0}
+    assert (status["site"], status["users"]) == ("harbour", 1)
+    assert (status["line"]["name"], status["line"]["state"]) == ("pstn", "idle")
+    assert status["services"] == dict.fromkeys(("smtp", "pop3", "caller", "control"), "running")
+    listeners = {"smtp": [f"127.0.0.1:{running.smtp}"], "pop3": [f"127.0.0.1:{running.pop3}"], "relay": []}
+    assert status["listeners"] == listeners
+    assert status["queue"]["oldest_s"] is None
+
+
+async def test_files_and_folders(running: Running) -> None:
+    state = running.root / "state"
+    assert stat.S_IMODE((running.root / "run" / SOCKET_NAME).stat().st_mode) == 0o660
+    assert stat.S_IMODE((running.root / "run").stat().st_mode) == 0o750
+    for secret in (state, state / "keys", state / "mail"):
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o700
+    assert stat.S_IMODE((state / "keys" / "mail.key").stat().st_mode) == 0o600
+    assert (state / "version").read_text() == f"{module.__version__}\n"
+
+
+async def test_the_queue_by_hand(running: Running) -> None:
+    client = await running.connect()
+    await client.login("hanako")
+    for line in ("MAIL FROM:<hanako@harbour.example>", "RCPT TO:<boss@far.example>", "DATA"):
+        await client.say(line)
+    assert (await client.say("Subject: x\r\n\r\nhello\r\n.")).startswith("250 ")
+    (one,) = await running.ask("queue")
+    assert set(one) == {"id", "sender", "recipients", "size", "received", "priority", "state", "attempts"}
+    assert one["recipients"] == [{"address": "boss@far.example", "state": "queued", "reply": ""}]
+    assert (one["state"], one["priority"], one["attempts"]) == ("queued", "normal", 0)
+    assert one["received"].endswith("Z")
+    assert await running.ask("queue-show", id=one["id"]) == one
+    await running.ask("queue-hold", id=one["id"])
+    assert (await running.ask("queue"))[0]["state"] == "held"
+    assert (await running.ask("status"))["queue"]["held"] == 1
+    await running.ask("queue-release", id=one["id"])
+    assert (await running.ask("queue"))[0]["state"] == "queued"
+    await running.ask("queue-remove", id=one["id"])
+    assert await running.ask("queue") == []
+    for verb in ("queue-show", "queue-hold", "queue-release", "queue-remove"):
+        with pytest.raises(Exception, match="no message 'none' is in the queue"):
+            await running.ask(verb, id="none")
+
+
+async def test_a_line_with_ppp_is_never_dialled(running: Running) -> None:
+    with pytest.raises(Exception, match="PPP is not built yet") as raised:
+        await running.ask("dial", force=True)
+    assert raised.value.code == 1  # type: ignore[attr-defined]
+    assert await running.ask("calls") == []
+    with pytest.raises(Exception, match="no call is up"):
+        await running.ask("hangup")
+
+
+# ---- SIGHUP
+async def test_a_new_user_may_log_in_and_the_session_of_another_goes_on(running: Running) -> None:
+    client = await running.connect()
+    assert (await client.login("hanako")).startswith("235 ")
+    stranger = await running.connect()
+    assert (await stranger.login("taro")).startswith("535 ")
+    await running.reload(users=("hanako", "taro"))
+    assert (await client.say("NOOP")).startswith("250 ")
+    assert (await (await running.connect()).login("taro")).startswith("235 ")
+    assert (await running.ask("status"))["users"] == 2
+    assert (running.root / "state" / "mail" / "taro" / "new").is_dir()
+    await running.reload(users=("taro",))
+    assert (await (await running.connect()).login("hanako")).startswith("535 ")
+
+
+async def test_a_new_address_is_served_and_the_old_one_no_more(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = running.smtp
+    running.smtp = free_port()
+    await running.reload()
+    assert (await (await running.connect()).reply()).startswith("220 ")
+    with pytest.raises(OSError, match="all attempts"):
+        await trio.open_tcp_stream("127.0.0.1", old)
+    assert (await running.ask("status"))["listeners"]["smtp"] == [f"127.0.0.1:{running.smtp}"]
+    assert journal(caplog, "reloaded") == ["configuration read again: smtp"]
+
+
+async def test_a_message_under_way_is_taken_before_its_listener_is_replaced(running: Running) -> None:
+    client = await running.connect()
+    await client.login("hanako")
+    for line in ("MAIL FROM:<hanako@harbour.example>", "RCPT TO:<boss@far.example>", "DATA"):
+        await client.say(line)
+    running.write(more="message_limit = '1MiB'")
+    os.kill(os.getpid(), signal.SIGHUP)
+    await running.notify.wait("RELOADING")
+    assert (await client.say("Subject: x\r\n\r\n.")).startswith("250 ")
+    await running.notify.wait("READY")
+    assert len(await running.ask("queue")) == 1
+    fresh = await running.connect()
+    await fresh.reply()
+    await fresh.stream.send_all(b"EHLO pc\r\n")
+    with trio.fail_after(WAIT):
+        assert b"SIZE 1048576" in await fresh.stream.receive_some()
+
+
+async def test_the_schedule_and_the_limits(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    await running.reload(more="client_limit = 1", rest=LINE.replace("pstn", "isdn") + "[schedule]\nevery = '2h'\n")
+    assert (await (await running.connect()).reply()).startswith("220 ")
+    assert (await (await running.connect()).reply()).startswith("421 ")
+    assert journal(caplog, "reloaded") == ["configuration read again: caller"]
+    with trio.fail_after(WAIT):
+        while (await running.ask("status"))["line"]["name"] != "isdn":
+            await trio.sleep(0.01)
+
+
+async def test_the_same_file_changes_nothing(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    client = await running.connect(running.pop3)
+    assert (await client.reply()).startswith("+OK")
+    await running.hup()
+    assert journal(caplog, "reloaded") == ["configuration read again: no service has changed"]
+    assert (await client.say("CAPA")).startswith("+OK")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (lambda good: good + "nonsense = 1\n", "unknown key"),
+        (lambda good: "[[[", "posthouse.toml:1: "),
+        (lambda good: None, "can't be read"),
+        (lambda good: good + 'profile = "gsm"\n', 'the profile "gsm" is not built yet'),
+        (lambda good: good + "[relay]\nlisten = ['0.0.0.0:7400']\n", "the relay server is not built yet"),
+    ],
+)
+async def test_a_bad_file_keeps_the_old_configuration(
+    running: Running, text: Any, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = text(running.file.read_text())
+    if bad is None:
+        running.file.unlink()
+    else:
+        running.file.write_text(bad)
+    await running.hup()
+    (entry,) = journal(caplog, "reload-refused")
+    assert said in entry
+    assert (await (await running.connect()).login("hanako")).startswith("235 ")
+    await running.reload(users=("hanako", "taro"))  # a good one again
+    assert (await (await running.connect()).login("taro")).startswith("235 ")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ('state = "state"', 'state = "elsewhere"', "site.state"),
+        ('runtime = "run"', 'runtime = "elsewhere"', "site.runtime"),
+        ('name = "harbour"', 'name = "haven"', "site.name"),
+    ],
+)
+async def test_what_needs_a_restart(
+    running: Running, old: str, new: str, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await running.reload(site=SITE.replace(old, new), users=("hanako", "taro"))
+    assert journal(caplog, "reload-needs-restart") == [f"{what} changed: takes effect at the next start"]
+    assert not (running.root / "elsewhere").exists()
+    assert (await running.ask("status"))["users"] == 1
+
+
+@pytest.mark.parametrize("why", ["port", "certificate"])
+async def test_a_configuration_that_can_t_be_served_is_not_taken_over(
+    running: Running, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Mail goes on with the old one: the process does not end."""
+    old = running.smtp, running.pop3
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        running.smtp = free_port()
+        if why == "port":
+            running.pop3 = taken.getsockname()[1]
+            await running.reload(users=("hanako", "taro"))
+            said = f"cannot listen on 127.0.0.1:{running.pop3}: Address already in use"
+        else:
+            await running.reload(users=("hanako", "taro"), more="certificate = 'none.pem'\nkey = 'none.key'")
+            said = "cannot use the certificate"
+    (entry,) = journal(caplog, "reload-refused")
+    assert said in entry
+    running.smtp, running.pop3 = old
+    assert (await (await running.connect()).login("hanako")).startswith("235 ")
+    assert (await (await running.connect()).login("taro")).startswith("535 ")
+    assert (await (await running.connect(running.pop3)).reply()).startswith("+OK")
+    status = await running.ask("status")
+    assert set(status["services"].values()) == {"running"}
+    assert status["listeners"]["smtp"] == [f"127.0.0.1:{running.smtp}"]
+
+
+# ---- SIGTERM
+async def test_stopping_lets_a_message_under_way_finish(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    busy, idle = await running.connect(), await running.connect()
+    await busy.login("hanako")
+    await idle.reply()
+    for line in ("MAIL FROM:<hanako@harbour.example>", "RCPT TO:<boss@far.example>", "DATA"):
+        await busy.say(line)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await running.notify.wait("STOPPING")
+    assert (await idle.reply()).startswith("421 ")
+    with pytest.raises(OSError, match="all attempts"):  # it stops accepting first
+        await trio.open_tcp_stream("127.0.0.1", running.smtp)
+    with pytest.raises(OSError, match="all attempts"):
+        await trio.open_tcp_stream("127.0.0.1", running.pop3)
+    assert not running.ended.is_set()
+    assert (await busy.say("Subject: x\r\n\r\n.")).startswith("250 ")
+    with trio.fail_after(WAIT):
+        await running.ended.wait()
+    assert journal(caplog, "stopped")
+    assert not (running.root / "run" / SOCKET_NAME).exists()
+    assert len(list((running.root / "state" / "spool" / "queue").glob("*.eml"))) == 1
+
+
+async def test_stopping_waits_no_longer_than_its_time(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DRAIN_S", 0.2)
+    client = await running.connect()
+    await client.login("hanako")
+    for line in ("MAIL FROM:<hanako@harbour.example>", "RCPT TO:<boss@far.example>", "DATA"):
+        await client.say(line)
+    await client.stream.send_all(b"Subject: half")
+    os.kill(os.getpid(), signal.SIGTERM)
+    with trio.fail_after(WAIT):
+        await running.ended.wait()
+    with contextlib.suppress(trio.BrokenResourceError):
+        assert await client.reply() == "closed"
+    spool = running.root / "state" / "spool"
+    assert [p for p in spool.rglob("*") if p.is_file()] == []
+
+
+async def test_stopping_does_not_wait_for_a_reload_that_waits_for_a_call(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wait_idle() -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(running.house.caller.__class__, "wait_idle", lambda self: wait_idle())
+    await running.reload(rest=LINE.replace("pstn", "isdn"))  # READY is said: everything else is in force
+    await running.reload(rest=LINE.replace("pstn", "isdn"), users=("hanako", "taro"))
+    assert (await (await running.connect()).login("taro")).startswith("235 ")
+    os.kill(os.getpid(), signal.SIGTERM)
+    with trio.fail_after(WAIT):
+        await running.ended.wait()
+
+
+async def test_what_was_there_is_there_again(running: Running) -> None:
+    client = await running.connect()
+    await client.login("hanako")
+    for line in ("MAIL FROM:<hanako@harbour.example>", "RCPT TO:<boss@far.example>", "DATA", "x: y\r\n\r\n."):
+        await client.say(line)
+    before = await running.ask("queue")
+    os.kill(os.getpid(), signal.SIGTERM)
+    with trio.fail_after(WAIT):
+        await running.ended.wait()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(running.run)
+        await running.notify.wait("READY")
+        assert await running.ask("queue") == before
+        nursery.cancel_scope.cancel()
