@@ -1,5 +1,5 @@
-"""Self-signed certificates. `in_a_child` makes one in a process of its own, since the cryptography package would stay in
-this one's memory for good (10 MB) for the sake of one certificate in years.
+"""Self-signed certificates. `in_a_child` makes one in a process of its own, since the cryptography package would stay
+in this one's memory for good (10 MB) for the sake of one certificate in years.
 """
 
 from __future__ import annotations
