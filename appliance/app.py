@@ -228,7 +228,7 @@ class House:
                 config.site,
                 config.line,
                 config.schedule,
-                config.mail,
+                mail.bulk_max_age_s,
                 config.user,
                 tuple(config.secrets.items()),
             ),

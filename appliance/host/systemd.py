@@ -19,7 +19,7 @@ __all__ = ["log_to", "notify", "notify_reloading"]
 def notify(**fields: str) -> None:
     """Tells systemd, e.g. `notify(READY="1")`; nothing where nobody listens."""
     if os.environ.get("NOTIFY_SOCKET"):
-        from systemd import daemon  # type: ignore[attr-defined]
+        from systemd import daemon  # type: ignore[attr-defined,unused-ignore]
 
         daemon.notify("\n".join(f"{k}={v}" for k, v in fields.items()))
 
@@ -58,7 +58,7 @@ class _JournalHandler(logging.Handler):
     _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))  # syslog(3)
 
     def emit(self, record: logging.LogRecord) -> None:
-        from systemd import journal  # type: ignore[attr-defined]
+        from systemd import journal  # type: ignore[attr-defined,unused-ignore]
 
         event: Event | None = getattr(record, "posthouse_event", None)
         fields: dict[str, Any] = {

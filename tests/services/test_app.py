@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import trio
+from appliance.transport.self_signed import make_self_signed
 from fakes.notify import NotifySocket
 
 from appliance import app as module
@@ -351,8 +352,10 @@ async def test_a_configuration_that_can_t_be_served_is_not_taken_over(
             await running.reload(users=("hanako", "taro"))
             said = f"cannot listen on 127.0.0.1:{running.pop3}: Address already in use"
         else:
-            await running.reload(users=("hanako", "taro"), more="certificate = 'none.pem'\nkey = 'none.key'")
-            said = "cannot use the certificate"
+            (running.root / "a.pem").write_bytes(make_self_signed(["a.example"])[0])
+            (running.root / "b.key").write_bytes(make_self_signed(["b.example"])[1])
+            await running.reload(users=("hanako", "taro"), more="certificate = 'a.pem'\nkey = 'b.key'")
+            said = "key values mismatch"
     (entry,) = journal(caplog, "reload-refused")
     assert said in entry
     running.smtp, running.pop3 = old
