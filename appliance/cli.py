@@ -8,6 +8,7 @@ configuration; 3 not reachable now: no running Posthouse.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -30,13 +31,13 @@ OK, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; -> the exit code."""
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # addresses are of any script, terminals are not
     try:
         code: int = arguments.handler(arguments)
         sys.stdout.flush()
-    except (
-        BrokenPipeError
-    ):  # `posthouse calls | head`: nobody is told any more, not even by the interpreter's last flush
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    except BrokenPipeError:  # `posthouse calls | head`: nobody listens, and the interpreter's last flush must not fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
         return 130
@@ -130,21 +131,32 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _passwd(arguments: argparse.Namespace) -> int:
     from appliance.config.passwords import hash_password
 
-    password = os.environ.get("POSTHOUSE_PASSWORD")
-    if password is None and sys.stdin.isatty():
-        from getpass import getpass
-
-        password = getpass("Password: ")
-        if getpass("Once more: ") != password:
-            print("posthouse: the two are not the same", file=sys.stderr)
-            return FAILED
-    elif password is None:
-        password = sys.stdin.readline().rstrip("\r\n")
-    if not password:
-        print("posthouse: an empty password is none", file=sys.stderr)
+    try:
+        print(hash_password(_password()))
+    except ValueError as error:
+        print(f"posthouse: {error}", file=sys.stderr)
         return FAILED
-    print(hash_password(password))
     return OK
+
+
+def _password() -> str:
+    """From the environment, a prompt or a line of standard input. Raises ValueError, in words for a person."""
+    try:
+        password = os.environ.get("POSTHOUSE_PASSWORD")
+        if password is None and sys.stdin.isatty():
+            from getpass import getpass
+
+            password = getpass("Password: ")
+            if getpass("Once more: ") != password:
+                raise ValueError("the two are not the same")
+        elif password is None:
+            password = sys.stdin.readline().rstrip("\r\n")
+        password.encode()
+    except EOFError:
+        raise ValueError("no password was given") from None
+    except UnicodeError:
+        raise ValueError("the password is no UTF-8") from None
+    return password
 
 
 # ---- verbs of the control socket
@@ -168,7 +180,7 @@ def _ask(arguments: argparse.Namespace, verb: str, given: dict[str, Any], on_pro
 
 def _print(arguments: argparse.Namespace, result: Any, view: str) -> None:
     if arguments.json:
-        print(json.dumps(result, ensure_ascii=False, indent=2))
+        print(json.dumps(result, indent=2))
     else:
         from appliance.control import views
 
@@ -184,7 +196,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
     def show(what: dict[str, Any]) -> None:
         if arguments.json:
-            print(json.dumps(what, ensure_ascii=False), flush=True)
+            print(json.dumps(what), flush=True)
         else:
             from appliance.control import views
 
@@ -202,7 +214,7 @@ def _dial(arguments: argparse.Namespace) -> int:
     if arguments.no_wait:
         return OK
     if arguments.json:
-        print(json.dumps(result, ensure_ascii=False, indent=2))
+        print(json.dumps(result, indent=2))
     else:
         print(result["outcome"])
     return OK if result["outcome"] in ("complete", "partial") else FAILED

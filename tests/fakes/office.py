@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from fakes.clock import FakeClock
 
 from appliance.config.model import Mail, Site, Smarthost, Tls, User
 from appliance.mail.envelope import Envelope, Recipient
@@ -20,6 +19,7 @@ from appliance.mail.store.spool import Spool
 from appliance.storage.committer import Committer
 from appliance.storage.disk import Disk
 from appliance.storage.paths import StatePaths
+from fakes.clock import FakeClock
 
 SITE = Site(name="harbour", domain="harbour.example")
 USERS = (

@@ -22,12 +22,12 @@ from pathlib import Path
 
 import pytest
 import trio
-from fakes.site import GateLine, Site, configuration, open_site, without_flushes
-from interop.providers import AioSmtp
 
 from appliance.config.model import Config
 from appliance.lab.line import Line, Way
 from appliance.lab.provider import Provider
+from fakes.site import GateLine, Site, configuration, open_site, without_flushes
+from interop.providers import AioSmtp
 
 HOW = {"told": (0.0, False), "silent": (0.05, False), "closed": (0.05, True)}
 LOGIN, PASSWORD = "u0", "word-0"

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from fakes.clock import FakeClock
-from fakes.provider import Pop3Provider, run_job
 
 from appliance.call import JobReport
 from appliance.config.model import Account, Tls
@@ -20,6 +18,8 @@ from appliance.storage.committer import Committer
 from appliance.storage.disk import Disk
 from appliance.storage.paths import StatePaths
 from appliance.storage.recording import Fate, RecordingDisk, power_cut
+from fakes.clock import FakeClock
+from fakes.provider import Pop3Provider, run_job
 
 ACCOUNT = Account(protocol="pop3", host="pop", port=110, tls=Tls.NONE, login="hanako", backlog_s=None)
 MAILS = {f"uid{i}": b"Message-ID: <%d@x>\r\n\r\nbody %d\r\n" % (i, i) * (1 + 3000 * (i == 2)) for i in range(4)}

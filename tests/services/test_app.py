@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 import trio
-from appliance.transport.self_signed import make_self_signed
-from fakes.notify import NotifySocket
 
 from appliance import app as module
 from appliance.app import Core, House
 from appliance.config.load import load
 from appliance.control.client import ask
 from appliance.protocol.control import SOCKET_NAME
+from appliance.transport.self_signed import make_self_signed
+from fakes.notify import NotifySocket
 
 WAIT = 20.0
 STORED = "$7$C6..../....yOCHGXdqOV2N9hxQJDdRS.$DEaIJMDEM2OFuEr49MsY9TJtbBE1DWKYbvbsCODZWs/"

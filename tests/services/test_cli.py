@@ -139,9 +139,11 @@ def test_wrong_usage(cli: Callable[..., int], arguments: list[str], capsys: pyte
 def test_help(cli: Callable[..., int], verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli(verb, "--help") == 0
     text = capsys.readouterr().out
-    assert text.startswith(f"usage: posthouse {verb} ")
+    assert text.startswith("usage: posthouse ")
     assert "--config FILE" in text
-    assert len(text.splitlines()[2]) > 0
+    description = text.split("\n\n")[1]
+    assert len(description.split()) > 3
+    assert description.endswith(".")
 
 
 def test_help_of_all(cli: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,7 +183,9 @@ def test_check_prints_every_error(file: Path, cli: Callable[..., int], capsys: p
 
 
 @pytest.mark.parametrize("verb", ["run", "status", "dial", "hangup", "queue", "calls"])
-def test_a_bad_configuration(file: Path, cli: Callable[..., int], verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_configuration(
+    file: Path, cli: Callable[..., int], verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     file.write_text("[site]\n")
     assert cli(verb) == 2
     assert "site.name: is missing" in capsys.readouterr().err
@@ -257,7 +261,12 @@ def test_what_is_asked(
     ],
 )
 def test_json(
-    stub: Stub, cli: Callable[..., int], arguments: list[str], verb: str, result: Any, capsys: pytest.CaptureFixture[str]
+    stub: Stub,
+    cli: Callable[..., int],
+    arguments: list[str],
+    verb: str,
+    result: Any,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     stub.answers[verb] = {"result": result}
     assert cli(*arguments, "--json") == 0
@@ -293,7 +302,16 @@ def test_the_queue_for_a_person(stub: Stub, cli: Callable[..., int], capsys: pyt
 
 
 def test_the_calls_for_a_person(stub: Stub, cli: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    under_way = {**CALL, "id": 8, "outcome": None, "connected": None, "ended": None, "duration_s": 0, "rate": 0, "sent": 0}
+    under_way = {
+        **CALL,
+        "id": 8,
+        "outcome": None,
+        "connected": None,
+        "ended": None,
+        "duration_s": 0,
+        "rate": 0,
+        "sent": 0,
+    }
     stub.answers["calls"] = {"result": [CALL, {**under_way, "fetched": 0}]}
     cli("calls")
     _, first, second, saved = capsys.readouterr().out.splitlines()
@@ -338,7 +356,11 @@ def test_odd_ids(stub: Stub, cli: Callable[..., int], ident: str) -> None:
 @pytest.mark.parametrize("password", ["correct horse", "пароль", "x" * 511])
 @pytest.mark.parametrize("where", ["environment", "input"])
 def test_passwd(
-    password: str, where: str, cli: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    password: str,
+    where: str,
+    cli: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if where == "environment":
         monkeypatch.setenv("POSTHOUSE_PASSWORD", password)
@@ -375,11 +397,13 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(
-    ("typed", "code"), [(["pw", "pw"], 0), (["pw", "pv"], 1), (["", ""], 1), ([EOFError], 1)]
-)
+@pytest.mark.parametrize(("typed", "code"), [(["pw", "pw"], 0), (["pw", "pv"], 1), (["", ""], 1), ([EOFError], 1)])
 def test_passwd_at_a_terminal(
-    typed: list[Any], code: int, cli: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    typed: list[Any],
+    code: int,
+    cli: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def getpass(prompt: str) -> str:
         answer = typed.pop(0)
@@ -425,7 +449,9 @@ def test_status_loads_no_room() -> None:
         "import sys, appliance.cli; appliance.cli._parser(); "
         "print([m for m in sys.modules if m.startswith('appliance') or m in ('trio', 'cryptography', 'serial', 'ssl')])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True
+    )
     assert done.stdout.strip() == "['appliance', 'appliance.cli']"
 
 

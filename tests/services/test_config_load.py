@@ -8,11 +8,11 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from fakes.config import HASH, LINE, SITE, write
 
 from appliance.config.load import load
 from appliance.config.model import Bearer, Config, LineKind, Tls, Window
 from appliance.config.schema import attribute, tables
+from fakes.config import HASH, LINE, SITE, write
 
 WHOLE = """
 [site]

@@ -6,9 +6,9 @@ import stat
 from pathlib import Path
 
 import pytest
-from fakes.config import SITE, errors, write
 
 from appliance.config.load import ConfigErrors, load
+from fakes.config import SITE, errors, write
 
 SMARTHOST = SITE + '[[mail.smarthost]]\nhost = "h"\nlogin = "l"\nsecret = "isp"'
 NO_SECRET = (

@@ -6,10 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fakes.config import HASH, LINE, SITE, write
 
 from appliance.config.load import load
 from appliance.config.unbuilt import unbuilt
+from fakes.config import HASH, LINE, SITE, write
 
 TARIFF = '[[tariff]]\nname = "t"\ncurrency = "JPY"\nperiods = [{ unit = "3m", price = 10 }]\n'
 ACCOUNT = '[[user]]\nname = "u"\n[[user.account]]\nhost = "h"\nlogin = "l"\nsecret = "s"\n'

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from fakes.config import SITE, errors, write
 
 from appliance.config.load import ConfigErrors, load
 from appliance.config.schema import ROOT, Table, Tables, tables
 from appliance.config.units import Kind
 from appliance.events import clean
+from fakes.config import SITE, errors, write
 
 BLOCK = re.compile(r"^===(!?) (.*)\n((?:.*\n)*?)---\n((?:[^=#\n].*\n)+)", re.MULTILINE)
 WRONG = BLOCK.findall((Path(__file__).parent / "config_wrong.txt").read_text("utf-8"))

@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 import trio
-from fakes.clock import FakeClock
-from fakes.committer import InlineCommitter
-from fakes.line import BLOCK, FakeLine, Step
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from appliance.call import Dialled, JobReport, LineState, OpenCall, Outcome, Reason
@@ -21,6 +18,9 @@ from appliance.calls.ledger import Ledger
 from appliance.config.model import Bearer, Line
 from appliance.storage.disk import Disk
 from appliance.storage.paths import StatePaths
+from fakes.clock import FakeClock
+from fakes.committer import InlineCommitter
+from fakes.line import BLOCK, FakeLine, Step
 
 CONNECT = Dialled(None, 9600, "CONNECT 9600")
 CONFIG = Line(name="pstn", numbers=("111",), bearer=Bearer.NONE, attempts=3, redial_wait_s=5.0, dial_timeout_s=60.0)

@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from fakes.clock import NOON, FakeClock
-from fakes.committer import InlineCommitter
-from fakes.line import FakeLine
 from trio.testing import MockClock
 
 from appliance.call import Dialled, JobReport, OpenCall, Outcome, Prospect
@@ -23,6 +20,9 @@ from appliance.calls.ledger import Ledger
 from appliance.config.model import Bearer, Line, Schedule
 from appliance.storage.disk import Disk
 from appliance.storage.paths import StatePaths
+from fakes.clock import NOON, FakeClock
+from fakes.committer import InlineCommitter
+from fakes.line import FakeLine
 
 CONFIG = Line(name="pstn", numbers=("111",), bearer=Bearer.NONE, attempts=1)
 OFF = Schedule(urgent=False)

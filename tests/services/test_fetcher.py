@@ -13,9 +13,6 @@ from pathlib import Path
 import pytest
 import trio
 import trustme
-from fakes.clock import NOON, FakeClock
-from fakes.inbox import FakeInbox
-from fakes.provider import Pop3Provider, Provider, Wire, run_job
 
 from appliance.call import JobReport, OpenCall
 from appliance.config.model import Account, Tls
@@ -23,6 +20,9 @@ from appliance.mail.store.fetched import FetchedRecord, delivery_key, record_nam
 from appliance.mail.upstream.fetcher import FetchJob
 from appliance.storage.committer import Committer
 from appliance.storage.disk import Disk
+from fakes.clock import NOON, FakeClock
+from fakes.inbox import FakeInbox
+from fakes.provider import Pop3Provider, Provider, Wire, run_job
 
 ACCOUNT = Account(protocol="pop3", host="pop", port=110, tls=Tls.NONE, login="hanako", secret="isp", backlog_s=None)
 

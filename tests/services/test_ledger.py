@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from fakes.clock import FakeClock
-from fakes.committer import InlineCommitter
 
 from appliance.call import Outcome, Reason
 from appliance.calls import ledger as ledger_module
@@ -19,6 +17,8 @@ from appliance.storage.committer import Committer
 from appliance.storage.disk import Disk
 from appliance.storage.paths import StatePaths
 from appliance.storage.recording import Fate, RecordingDisk, power_cut
+from fakes.clock import FakeClock
+from fakes.committer import InlineCommitter
 
 
 @pytest.fixture(autouse=True)

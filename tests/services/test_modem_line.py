@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import trio
-from fakes.modem import FakeModem, FakePort, modem_on_pty, modem_with_lines
 
 from appliance.call import Dialled, Outcome
 from appliance.config.model import Bearer
@@ -21,6 +20,7 @@ from appliance.config.model import Line as LineConfig
 from appliance.modem.line import ModemLine
 from appliance.modem.port import PortError
 from appliance.modem.profiles import ProfileNotBuilt
+from fakes.modem import FakeModem, FakePort, modem_on_pty, modem_with_lines
 
 NUMBER = "0570000111"
 CONNECTED = Dialled(None, 9600, "CONNECT 9600")

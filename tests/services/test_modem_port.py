@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import trio
-from fakes.modem import FakeModem, FakePort, modem_on_pty, modem_with_lines
 
 from appliance.modem.port import Port, PortError, open_serial
+from fakes.modem import FakeModem, FakePort, modem_on_pty, modem_with_lines
 
 Opener = Callable[[], "AsyncIterator[tuple[FakeModem, Port]]"]
 

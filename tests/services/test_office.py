@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from fakes.office import DATA, FAR, HANAKO, TARO, FakeOffice
 
 from appliance.call import Prospect
 from appliance.config.model import Alias, Smarthost
 from appliance.mail.envelope import Envelope, MessageState, Priority, Recipient, RecipientState, Verdict
 from appliance.mail.office import MessageBusy
 from appliance.storage.disk import Disk
+from fakes.office import DATA, FAR, HANAKO, TARO, FakeOffice
 
 REFUSED = Verdict(RecipientState.FAILED, "550 5.1.1 no such user")
 LATER = Verdict(RecipientState.QUEUED, "451 4.7.1 greylisted")

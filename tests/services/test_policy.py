@@ -7,7 +7,6 @@ from datetime import UTC, datetime, time
 from zoneinfo import ZoneInfo
 
 import pytest
-from fakes.clock import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from appliance.calls.policy import Decision, Requests, Settings, Times, WayOut, 
 from appliance.calls.redial import Dial
 from appliance.clock import Mark
 from appliance.config.model import Schedule, Window
+from fakes.clock import FakeClock
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 OFF = Schedule(urgent=False)

@@ -12,13 +12,13 @@ import pytest
 import trio
 import trio.testing
 import trustme
-from fakes.outbox import FakeOutbox
-from fakes.provider import FULL, Provider, SmtpProvider, Wire, call_to, run_job
 
 from appliance.call import JobReport, OpenCall
 from appliance.config.model import Smarthost, Tls
 from appliance.mail.envelope import RecipientState
 from appliance.mail.upstream.sender import SendJob
+from fakes.outbox import FakeOutbox
+from fakes.provider import FULL, Provider, SmtpProvider, Wire, call_to, run_job
 
 HOST = Smarthost(host="mx", port=25, tls=Tls.NONE)
 SECRETS = {"isp": "geheim"}

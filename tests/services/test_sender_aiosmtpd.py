@@ -14,11 +14,11 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP as Server
 from aiosmtpd.smtp import AuthResult, Envelope, Session
-from fakes.outbox import FakeOutbox
 
 from appliance.call import JobReport, OpenCall, Reason
 from appliance.config.model import Smarthost, Tls
 from appliance.mail.upstream.sender import SendJob
+from fakes.outbox import FakeOutbox
 
 
 class Taken:

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from fakes.office import FAR, HANAKO, MAIL, TARO, USERS, FakeOffice
 
 from appliance.config.model import Smarthost
 from appliance.mail.envelope import Priority
@@ -28,6 +27,7 @@ from appliance.mail.lan.smtp import SmtpService
 from appliance.transport.listen import Address, ClientLimits, open_listeners, serve
 from appliance.transport.self_signed import make_self_signed
 from appliance.transport.tls import server_context
+from fakes.office import FAR, HANAKO, MAIL, TARO, USERS, FakeOffice
 
 WAIT = 20.0
 """Seconds that a test waits for anything on loopback."""
