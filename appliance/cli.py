@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.handler(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # `posthouse calls | head`: nobody listens, and the interpreter's last flush must not fail
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.pipe()[1], sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
         return 130
@@ -79,8 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     dial.add_argument("--no-wait", action="store_true", help="do not wait for the call's end")
     verb("hangup", _hangup, "end the call that is up")
     queue = verb("queue", _queue, "list what waits to be sent, or deal with one message", printing)
-    queue.add_argument("action", nargs="?", choices=("show", "hold", "release", "remove"), help="what to do with ID")
-    queue.add_argument("id", nargs="?", metavar="ID")
+    actions = ("show", "hold", "release", "remove")
+    text = "show the message ID, hold it back, release it again, or remove it unsent"
+    queue.add_argument("action", nargs="?", choices=actions, help=text)
+    queue.add_argument("id", nargs="?", metavar="ID", help="as `posthouse queue` lists them")
     verb("calls", _calls, "list the calls that were made", printing)
     verb("passwd", _passwd, "make the string for `password` in the configuration")
     return parser

@@ -395,3 +395,13 @@ async def test_power_cut_after_every_operation(tmp_path: Path, caplog: pytest.Lo
                 aside += len(list((root / "spool" / "corrupt").iterdir()))
                 root.rename(tmp_path / f"done-{n}-{fate.name}-{seed}")
     assert aside  # some cuts did leave damage, and it was found
+
+
+async def test_what_the_redo_log_brought_back_beside_its_moved_self_goes(tmp_path: Path, running: Mailbox) -> None:
+    draft = running.draft()
+    draft.write_nowait(b"Subject: once\r\n\r\n")
+    await running.deliver(draft)
+    (message,) = running.messages()
+    (running.root / "cur" / f"{message.base}:2,S").hardlink_to(message.path)
+    running.recover()
+    assert [m.path.parent.name for m in running.messages()] == ["cur"]

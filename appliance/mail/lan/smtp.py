@@ -295,6 +295,7 @@ class _Session:
                 self._forget()
 
     async def _login(self, event: LoginWanted) -> None:
+        self._scope.deadline = math.inf  # a wait for the check, or for having guessed, is ours
         try:
             user = await self._logins.check(event.name, event.password, service="smtp", client=self._client)
         except LoginBusy:

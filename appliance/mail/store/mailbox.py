@@ -137,6 +137,11 @@ class Mailbox:
             with contextlib.suppress(FileNotFoundError):
                 if path.name.endswith(_DRAFT) or self._wall() - path.stat().st_mtime > STALE_S:
                     self._disk.unlink(path)
+        moved = {path.name.partition(":")[0] for path in self._cur.iterdir()}
+        for path in [p for p in self._new.iterdir() if p.name in moved]:
+            # Dovecot had moved it to cur/, and the redo log brought it back: one of the two is enough.
+            with contextlib.suppress(FileNotFoundError):
+                self._disk.unlink(path)
         found = []
         for message in self.messages():
             # What has no sum of ours in its name another program wrote, flushed and answers for.
