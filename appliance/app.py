@@ -45,7 +45,7 @@ from appliance.mail.upstream.sender import SendJob
 from appliance.modem.line import ModemLine
 from appliance.storage.committer import Committer
 from appliance.storage.disk import Disk
-from appliance.storage.paths import StatePaths, lock_state
+from appliance.storage.paths import StatePaths, lock_folders
 from appliance.storage.redo import RedoDisk
 from appliance.supervisor import CrashLoop, Supervisor, alone
 from appliance.transport import self_signed
@@ -77,8 +77,8 @@ def run(config: Config, config_file: Path, *, debug: bool = False) -> int:
     gc.freeze()  # what was imported lives as long as the process: no collection need look at it
     try:
         core = Core(config)
-    except BlockingIOError:
-        print(f"posthouse: another Posthouse runs on {config.site.state}", file=sys.stderr)
+    except BlockingIOError as error:
+        print(f"posthouse: another Posthouse runs on {error.filename or config.site.state}", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"posthouse: cannot use {config.site.state}: {error}", file=sys.stderr)
@@ -103,7 +103,7 @@ class Core:
         plain = Disk()
         plain.mkdir(self.paths.root)
         plain.mkdir(config.site.runtime, mode=0o750)
-        self._lock = lock_state(self.paths)
+        self.locks = lock_folders(self.paths.root, config.site.runtime)
         self.disk = RedoDisk(plain, self.paths.root)
         redone = self.disk.open_log()
         if redone:
@@ -140,6 +140,7 @@ class Core:
             box.quota_bytes = user.quota_bytes
         self.office.configure(config.site, config.mail, config.user, self.mailboxes)
         self.office.call_capacity = functools.partial(self._call_capacity, config.schedule.max_call_s)
+        self.office.deferrals_s = config.schedule.retry_s or self.office.deferrals_s
         self.logins.replace(config.user)
 
     def _call_capacity(self, max_call_s: float) -> int:
@@ -167,10 +168,7 @@ class Core:
         if not (certificate.exists() and key.exists()):
             hosts = [parse_address(a).host for a in (*mail.smtp, *mail.pop3)]
             names = [self.office.hostname, config.site.name, "localhost", *(h for h in hosts if h)]
-            made_certificate, made_key = self_signed.in_a_child(names)
-            self.disk.replace_file(key, made_key)
-            self.disk.replace_file(certificate, made_certificate)
-            events.emit(events.CERTIFICATE_MADE, names=", ".join(names), file=certificate)
+            self_signed.make_files(names, certificate, key, self.disk.replace_file)
         return server_context(certificate, key)
 
 
@@ -494,5 +492,7 @@ class House:
 def _way(line: Line) -> Way:
     """A `[[line]]` and its modem, or why it can't be dialled."""
     if line.bearer is Bearer.PPP:
-        return Way(line, None, 'PPP is not built yet: only bearer = "none" can be dialled')
+        why = 'PPP is not built yet: only bearer = "none" can be dialled'
+        events.emit(events.LINE_NOT_USABLE, line=line.name, why=why)
+        return Way(line, None, why)
     return Way(line, ModemLine(line))

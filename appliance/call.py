@@ -107,7 +107,9 @@ class Tally:
 @dataclass(frozen=True, slots=True)
 class Prospect:
     """What waits for a call, as the policy sees it. Times are wall-clock Unix seconds; held messages and
-    those in `bulk_*` count for no other field."""
+    those in `bulk_*` count for no other field. Messages that a server has deferred count for nothing (a call for
+    them alone would be answered as the last one was) until a while has passed: the first of them at
+    `deferred_until`. They go in whatever call is made before."""
 
     messages: int = 0
     bytes: int = 0
@@ -116,6 +118,8 @@ class Prospect:
     bulk_messages: int = 0
     bulk_bytes: int = 0
     bulk_oldest: float | None = None
+    deferred: int = 0
+    deferred_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,18 @@ import io
 import json
 import os
 import sys
+from contextlib import contextmanager
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from appliance import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from appliance.config.model import Config
+    from appliance.config.whereabouts import Whereabouts
 
 __all__ = ["main"]
 
@@ -35,13 +38,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # addresses are of any script, terminals are not
     try:
         code: int = arguments.handler(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:  # `posthouse calls | head`: nobody listens, and the interpreter's last flush must not fail
+        with _output():
+            sys.stdout.flush()
+    except OutputFailed as failure:
+        # The interpreter's last flush must not fail once more.
         os.dup2(os.pipe()[1], sys.stdout.fileno())
+        if not isinstance(failure.__cause__, BrokenPipeError):  # `posthouse calls | head`: nobody listens any more
+            print(f"posthouse: the output could not be written: {failure}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return 130
     return code
+
+
+class OutputFailed(Exception):
+    """Standard output takes nothing more; the cause is the OSError."""
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputFailed(error.strerror or error) from error
+
+
+def _print(text: str, *, flush: bool = False) -> None:
+    with _output():
+        print(text, flush=flush)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -134,7 +158,7 @@ def _passwd(arguments: argparse.Namespace) -> int:
     from appliance.config.passwords import hash_password
 
     try:
-        print(hash_password(_password()))
+        _print(hash_password(_password()))
     except ValueError as error:
         print(f"posthouse: {error}", file=sys.stderr)
         return FAILED
@@ -162,14 +186,26 @@ def _password() -> str:
 
 
 # ---- verbs of the control socket
+def _whereabouts(arguments: argparse.Namespace) -> Whereabouts | None:
+    """Where the running Posthouse is to be found, whatever else the file says; None after its error was printed."""
+    from appliance.config.whereabouts import ConfigErrors, whereabouts
+
+    try:
+        return whereabouts(_config_file(arguments))
+    except ConfigErrors as errors:
+        print(errors, file=sys.stderr)
+        return None
+
+
 def _ask(arguments: argparse.Namespace, verb: str, given: dict[str, Any], on_progress: Any = None) -> tuple[Any, int]:
     """A verb's result and OK, or None and the exit code after the sentence was printed."""
-    config = _load(arguments)
-    if config is None:
+    found = _whereabouts(arguments)
+    if found is None:
         return None, USAGE
+    arguments.timezone = found.timezone
     from appliance.control.client import SOCKET_NAME, NotRunning, Refused, ask
 
-    path = config.site.runtime / SOCKET_NAME
+    path = found.runtime / SOCKET_NAME
     try:
         return ask(path, verb, given, on_progress=on_progress or (lambda what: None)), OK
     except NotRunning as error:
@@ -180,32 +216,37 @@ def _ask(arguments: argparse.Namespace, verb: str, given: dict[str, Any], on_pro
         return None, error.code
 
 
-def _print(arguments: argparse.Namespace, result: Any, view: str) -> None:
+def _show(arguments: argparse.Namespace, result: Any, view: str) -> None:
+    """For a program, or for a person with the site's times."""
     if arguments.json:
-        print(json.dumps(result, indent=2))
+        _print(json.dumps(result, indent=2))
     else:
-        from appliance.control import views
+        _print(_view(arguments, result, view))
 
-        print(getattr(views, view)(result))
+
+def _view(arguments: argparse.Namespace, result: Any, view: str) -> str:
+    from zoneinfo import ZoneInfo
+
+    from appliance.control import views
+
+    text: str = getattr(views, view)(result, UTC if arguments.timezone == "UTC" else ZoneInfo(arguments.timezone))
+    return text
 
 
 def _status(arguments: argparse.Namespace) -> int:
     if not arguments.watch:
         result, code = _ask(arguments, "status", {})
         if code == OK:
-            _print(arguments, result, "status")
+            _show(arguments, result, "status")
         return code
 
     def show(what: dict[str, Any]) -> None:
-        if arguments.json:
-            print(json.dumps(what), flush=True)
-        else:
-            from appliance.control import views
+        _print(json.dumps(what) if arguments.json else _view(arguments, what, "progress"), flush=True)
 
-            print(views.progress(what), flush=True)
-
-    _, code = _ask(arguments, "watch", {}, show)
-    return code
+    try:
+        return _ask(arguments, "watch", {}, show)[1]
+    except KeyboardInterrupt:  # the way to end it
+        return OK
 
 
 def _dial(arguments: argparse.Namespace) -> int:
@@ -215,11 +256,14 @@ def _dial(arguments: argparse.Namespace) -> int:
         return code
     if arguments.no_wait:
         return OK
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        print(result["outcome"])
-    return OK if result["outcome"] in ("complete", "partial") else FAILED
+    outcome = result["outcome"]
+    _print(json.dumps(result, indent=2) if arguments.json else outcome)
+    if outcome in ("complete", "partial"):
+        return OK
+    from appliance.control.views import why
+
+    print(f"posthouse: {why(result)}", file=sys.stderr)
+    return FAILED
 
 
 def _hangup(arguments: argparse.Namespace) -> int:
@@ -230,19 +274,19 @@ def _queue(arguments: argparse.Namespace) -> int:
     if arguments.action is None:
         result, code = _ask(arguments, "queue", {})
         if code == OK:
-            _print(arguments, result, "queue")
+            _show(arguments, result, "queue")
         return code
     if arguments.id is None:
         print(f"posthouse: queue {arguments.action} needs an ID; `posthouse queue` lists them", file=sys.stderr)
         return USAGE
     result, code = _ask(arguments, f"queue-{arguments.action}", {"id": arguments.id})
     if code == OK and arguments.action == "show":
-        _print(arguments, result, "message")
+        _show(arguments, result, "message")
     return code
 
 
 def _calls(arguments: argparse.Namespace) -> int:
     result, code = _ask(arguments, "calls", {})
     if code == OK:
-        _print(arguments, result, "calls")
+        _show(arguments, result, "calls")
     return code

@@ -102,7 +102,7 @@ RELOAD_REFUSED = Event(
 RELOAD_NEEDS_RESTART = Event(
     "reload-needs-restart",
     _W,
-    "{what} changed: takes effect at the next start",
+    "{what} changed: takes effect at the next start; until then nothing else of the file is taken over either",
     "Restart posthouse.service when it suits.",
 )
 LISTENING = Event("listening", _I, "{service} listens on {address}")
@@ -131,7 +131,7 @@ STORAGE_FAILED = Event(
 DISK_FULL = Event(
     "disk-full", _W, "the disk is full: {what} refused", "Remove mail, or give the data partition more room."
 )
-REDONE = Event("redone", _I, "the power went before the disk was at rest: {operations} operations were done again")
+REDONE = Event("redone", _I, "Posthouse did not end cleanly: {operations} operations were done again")
 NO_REDO_LOG = Event(
     "no-redo-log",
     _W,
@@ -142,7 +142,7 @@ HELD = Event("held", _I, "{id}: held by hand")
 RELEASED = Event("released", _I, "{id}: released by hand")
 REMOVED = Event("removed", _W, "{id}: removed by hand, from <{sender}>, {recipients} not sent")
 BOUNCED = Event("bounced", _W, "{id}: {recipients} failed ({reply}); bounce to <{to}>")
-BOUNCE_DROPPED = Event("bounce-dropped", _W, "{id}: {recipients} failed ({reply}); the null sender gets no bounce")
+BOUNCE_DROPPED = Event("bounce-dropped", _W, "{id}: {recipients} failed ({reply}); no bounce: {why}")
 
 # The LAN
 LOGIN_FAILED = Event("login-failed", _W, "{service}: {client} gave a wrong name or password for {user}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["Document", "error_line"]
 
 _PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+
+_KEY_TUPLE = re.compile(r"(?<=Cannot declare )\(.*\)(?= twice)|(?<=namespace )\(.*\)")
+"""tomllib shows a table's name as Python writes a tuple."""
 
 _EXPECTED: Final = (
     # Beginnings of tomllib's messages, and what the person most likely left out.
@@ -75,5 +79,6 @@ class Document:
         line = int(number) if number else text.rstrip().count("\n") + 1
         where = f"column {column}" if column else "the end of the file"
         expected = next((e for start, e in _EXPECTED if said.startswith(start)), _ANY_TOML)
+        said = _KEY_TUPLE.sub(lambda m: show(tuple(ast.literal_eval(m[0]))), said)
         what = f"{clean(said[:1].lower() + said[1:])} at {where}"
         return self._error(line, self._index.last_before(line), what, expected)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.config import rules, rules_mail
 from appliance.config.document import Document, error_line
-from appliance.config.faults import ConfigErrors, Fault, Faults, KeyPath, Unfit, choice, nearest, show
+from appliance.config.faults import ConfigErrors, Fault, Faults, KeyPath, Unfit, choice, nearest, quoted, show
 from appliance.config.model import Config
 from appliance.config.schema import ROOT, Entry, Table, Tables, attribute, required, tables
 from appliance.config.secrets import SECRETS_FILE, Secrets, credentials_folder
@@ -85,8 +85,12 @@ class _Reader:
         for path, kind, name in self._named:
             value = secrets.get(name)
             if value is None:
-                # The name is not shown: it may be the secret itself, put in the wrong place.
-                self.faults.add(path, f"names no secret of {SECRETS_FILE}", "the name of one that stands there")
+                # The name is not shown: it may be the secret itself, put in the wrong place. And where the file is at
+                # fault, the secret may well be in it.
+                if secrets.whole:
+                    near = secrets.nearest(name)
+                    expected = quoted(near) if near else "the name of one that stands there"
+                    self.faults.add(path, f"names no secret of {SECRETS_FILE}", expected)
             elif not re.fullmatch(kind.secret, value):
                 self.faults.add(path, "the secret that it names has a wrong form", kind.secret_form)
             else:

@@ -10,7 +10,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from appliance.config.document import Document, error_line
-from appliance.config.faults import ConfigErrors, Fault
+from appliance.config.faults import ConfigErrors, Fault, nearest
 from appliance.config.units import WORDS_OF_TOML
 from appliance.events import clean
 
@@ -31,13 +31,19 @@ def credentials_folder() -> Path | None:
 
 
 class Secrets:
-    """What there is under which name. `errors`: error lines about the file itself; no file at all is none."""
+    """What there is under which name. `errors`: error lines about the file itself; no file at all is none.
+    `whole`: nothing that stands in the file was left out for a fault of it."""
 
     def __init__(self, file: Path, credentials: Path | None) -> None:
         self.errors: list[str] = []
+        self.whole = True
         self._file = file
         self._credentials = credentials
         self._values = self._read()
+
+    def nearest(self, name: str) -> str:
+        """The name in the file that this one was most likely meant to be, or ""."""
+        return nearest(name, list(self._values))
 
     def get(self, name: str) -> str | None:
         """The secret of this name, None where there is none."""
@@ -62,9 +68,11 @@ class Secrets:
             return {}
         except OSError as error:
             self._fault(f"can't be read: {error.strerror}", "a file that Posthouse's user may read")
+            self.whole = False
             return {}
         except ConfigErrors as errors:
             self.errors += errors.lines
+            self.whole = False
             return {}
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             self._fault(
@@ -77,6 +85,7 @@ class Secrets:
                 values[name] = value
             else:
                 what = f"is {WORDS_OF_TOML.get(type(value), 'a date or time')}" if value != "" else "is empty"
+                self.whole = False
                 self.errors.append(document.error(Fault((name,), what, "the secret as text in quotes")))
         return values
 

@@ -69,7 +69,7 @@ def _all(config: Config) -> Iterator[Found]:
 def _of_line(line: Line) -> Iterator[tuple[str, object, str]]:
     yield "kind", line.kind is LineKind.INTERFACE, 'kind = "interface"'
     yield "profile", line.profile not in BUILT_PROFILES, f'the profile "{line.profile}"'
-    yield "country", line.country not in BUILT_COUNTRIES, f'the redial rules of country = "{line.country}"'
+    yield "country", line.country not in BUILT_COUNTRIES, f'redialling by the rules of country = "{line.country}"'
     yield "ppp_login", line.ppp_login, "logging in over PPP"
     yield "apn", line.apn, "an access point name"
     yield "pin", line.pin, "giving a SIM its PIN"

@@ -9,7 +9,7 @@ from appliance.protocol.control import MAX_ANSWER, SOCKET_NAME, Decoder, encode
 from appliance.protocol.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 __all__ = ["SOCKET_NAME", "NotRunning", "Refused", "ask"]
@@ -36,30 +36,34 @@ def ask(
     *,
     on_progress: Callable[[dict[str, Any]], None] = lambda what: None,
 ) -> Any:
-    """Runs one verb and returns its result. Waits as long as the verb does. Raises NotRunning and Refused."""
+    """Runs one verb and returns its result. Waits as long as the verb does. Raises NotRunning, Refused, and what
+    `on_progress` raises."""
     with socket.socket(socket.AF_UNIX) as sock:
-        try:
-            sock.settimeout(CONNECT_S)
-            sock.connect(str(path))
-            sock.settimeout(None)
-            sock.sendall(encode({"verb": verb, "arguments": dict(arguments or {})}))
-            decoder = Decoder(MAX_ANSWER)
-            while True:
-                message = decoder.next()
-                if message is None:
-                    data = sock.recv(65536)
-                    if not data:
-                        raise NotRunning("Posthouse stopped before it had answered")
-                    decoder.feed(data)
-                elif "progress" in message:
-                    on_progress(message["progress"])
-                elif "error" in message:
-                    raise Refused(message["error"], int(message.get("code", 1)))
-                else:
-                    return message.get("result")
-        except PermissionError as error:
-            raise NotRunning(f"no permission for {path}: be root or in the group posthouse") from error
-        except RemoteProtocolError as error:
-            raise NotRunning(f"what answers at {path} is no Posthouse: {error}") from error
-        except OSError as error:
-            raise NotRunning(f"no running Posthouse answers at {path} ({error.strerror or error})") from error
+        for message in _messages(sock, path, {"verb": verb, "arguments": dict(arguments or {})}):
+            if "progress" in message:
+                on_progress(message["progress"])
+            elif "error" in message:
+                raise Refused(message["error"], int(message.get("code", 1)))
+            else:
+                return message.get("result")
+    raise NotRunning("Posthouse stopped before it had answered")
+
+
+def _messages(sock: socket.socket, path: Path, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What is answered, message by message, until the other side closes. Raises NotRunning."""
+    try:
+        sock.settimeout(CONNECT_S)
+        sock.connect(str(path))
+        sock.settimeout(None)
+        sock.sendall(encode(request))
+        decoder = Decoder(MAX_ANSWER)
+        while data := sock.recv(65536):
+            decoder.feed(data)
+            while (message := decoder.next()) is not None:
+                yield message
+    except PermissionError as error:
+        raise NotRunning(f"no permission for {path}: be root or in the group posthouse") from error
+    except RemoteProtocolError as error:
+        raise NotRunning(f"what answers at {path} is no Posthouse: {error}") from error
+    except OSError as error:
+        raise NotRunning(f"no running Posthouse answers at {path} ({error.strerror or error})") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import grp
 import os
 import socket
+import stat
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -60,13 +61,14 @@ async def serve_control(
     path = runtime / SOCKET_NAME
     sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # The lock on the state folder says that no other Posthouse lives: a socket that lies here is a dead one's.
+        # The lock on this folder (`app` has it) says that no other Posthouse lives: a socket here is a dead one's.
         path.unlink(missing_ok=True)
         old_mask = os.umask(0o777 & ~SOCKET_MODE)
         try:
             await sock.bind(str(path))
         finally:
             os.umask(old_mask)
+        _give_to_group(runtime)
         _give_to_group(path)
         sock.listen(64)
         listener = trio.SocketListener(sock)
@@ -81,8 +83,11 @@ async def serve_control(
 
 
 def _give_to_group(path: Path) -> None:
+    """The socket and the folder that it is in: who may not enter the folder can't reach the socket. A folder that
+    everybody may enter stays as it is, it may be others' too."""
     try:
-        os.chown(path, -1, grp.getgrnam(SOCKET_GROUP).gr_gid)
+        if not path.stat().st_mode & stat.S_IXOTH:
+            os.chown(path, -1, grp.getgrnam(SOCKET_GROUP).gr_gid)
     except (KeyError, PermissionError):
         pass  # no such group on this system, or not ours to give: the owner alone then
 

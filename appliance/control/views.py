@@ -1,16 +1,18 @@
-"""What `status`, `queue` and `calls` look like to a person: the JSON of DESIGN §6 in, text out. Pure."""
+"""What `status`, `queue` and `calls` look like to a person: the JSON of DESIGN §6 in, text out, times in the site's
+zone. Pure."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from appliance.events import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import tzinfo
 
-__all__ = ["calls", "message", "progress", "queue", "size", "status"]
+__all__ = ["Savings", "calls", "message", "progress", "queue", "savings", "size", "status", "why"]
 
 
 def size(n: float) -> str:
@@ -35,14 +37,14 @@ def span(seconds: float) -> str:
     return f"{days} d {hours % 24} h"
 
 
-def when(text: str | None) -> str:
-    """An RFC 3339 time as local time; "-" for none."""
+def when(text: str | None, zone: tzinfo) -> str:
+    """An RFC 3339 time as this zone's; "-" for none."""
     if not text:
         return "-"
-    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromisoformat(text).astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def status(s: Mapping[str, Any]) -> str:
+def status(s: Mapping[str, Any], zone: tzinfo) -> str:
     """`posthouse status`."""
     line, queued = s["line"], s["queue"]
     clock = "" if s["clock_trusted"] else "; the clock is NOT trusted"
@@ -50,29 +52,29 @@ def status(s: Mapping[str, Any]) -> str:
     if line["name"]:
         number = f" {clean(line['number'])}" if line["number"] else ""
         why = f" ({line['reason']})" if line["reason"] else ""
-        lines.append(f"line      {line['name']}: {line['state']}{number}{why} since {when(line['since'])}")
-    next_call = when(line["next_call"]) if line["next_call"] else "none planned"
+        lines.append(f"line      {line['name']}: {line['state']}{number}{why} since {when(line['since'], zone)}")
+    next_call = when(line["next_call"], zone) if line["next_call"] else "none planned"
     lines.append(f"next call {next_call}: {line['next_call_reason']}")
     extra = [
         f"{queued[k]} {text}" for k, text in (("in_doubt", "in doubt"), ("held", "held"), ("bulk", "bulk")) if queued[k]
     ]
     oldest = f", the oldest for {span(queued['oldest_s'])}" if queued["oldest_s"] else ""
-    waiting = f"{queued['messages']} messages, {size(queued['bytes'])}{oldest}"
+    waiting = f"{_count(queued['messages'], 'message')}, {size(queued['bytes'])}{oldest}"
     lines.append(f"queue     {waiting}{' (' + ', '.join(extra) + ')' if extra else ''}")
     listeners = "; ".join(f"{k} {', '.join(v)}" for k, v in s["listeners"].items() if v)
-    lines.append(f"LAN       {s['users']} users; {listeners or 'no listener'}")
+    lines.append(f"LAN       {_count(s['users'], 'user')}; {listeners or 'no listener'}")
     troubled = [f"{name} {state}" for name, state in s["services"].items() if state != "running"]
     lines.append(f"services  {', '.join(troubled) if troubled else 'all running'}")
     return "\n".join(lines)
 
 
-def progress(what: Mapping[str, Any]) -> str:
+def progress(what: Mapping[str, Any], zone: tzinfo) -> str:
     """A line of `posthouse status --watch`."""
-    at = datetime.now().astimezone().strftime("%H:%M:%S")
+    at = datetime.now(zone).strftime("%H:%M:%S")
     return f"{at} {what['state']:<12} {clean(what['text'])}"
 
 
-def queue(messages: Sequence[Mapping[str, Any]]) -> str:
+def queue(messages: Sequence[Mapping[str, Any]], zone: tzinfo) -> str:
     """`posthouse queue`."""
     if not messages:
         return "the queue is empty"
@@ -83,17 +85,25 @@ def queue(messages: Sequence[Mapping[str, Any]]) -> str:
         more = f" +{len(open_ones) - 1}" if len(open_ones) > 1 else ""
         sender = f"<{clean(m['sender'])}>"
         rows.append(
-            (m["id"], m["state"], size(m["size"]), when(m["received"]), str(m["attempts"]), sender, f"<{to}>{more}")
+            (
+                m["id"],
+                m["state"],
+                size(m["size"]),
+                when(m["received"], zone),
+                str(m["attempts"]),
+                sender,
+                f"<{to}>{more}",
+            )
         )
     return table(rows)
 
 
-def message(m: Mapping[str, Any]) -> str:
+def message(m: Mapping[str, Any], zone: tzinfo) -> str:
     """`posthouse queue show ID`."""
     lines = [
         f"id        {m['id']}",
-        f"state     {m['state']}, {m['attempts']} attempts, priority {m['priority']}",
-        f"received  {when(m['received'])}",
+        f"state     {m['state']}, {_count(m['attempts'], 'attempt')}, priority {m['priority']}",
+        f"received  {when(m['received'], zone)}",
         f"size      {m['size']} bytes",
         f"from      <{clean(m['sender'])}>",
     ]
@@ -103,8 +113,8 @@ def message(m: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def calls(ledger: Sequence[Mapping[str, Any]]) -> str:
-    """`posthouse calls`, with how many calls were saved: one a message sent or fetched, against those made."""
+def calls(ledger: Sequence[Mapping[str, Any]], zone: tzinfo) -> str:
+    """`posthouse calls`, with how many calls were saved."""
     if not ledger:
         return "no call was made yet"
     rows = [("ID", "STARTED", "LINE", "REASON", "OUTCOME", "DIALS", "LENGTH", "RATE", "OUT", "IN", "SENT", "FETCHED")]
@@ -113,7 +123,7 @@ def calls(ledger: Sequence[Mapping[str, Any]]) -> str:
         rows.append(
             (
                 str(c["id"]),
-                when(c["started"]),
+                when(c["started"], zone),
                 c["line"],
                 c["reason"],
                 c["outcome"] or "under way",
@@ -126,10 +136,64 @@ def calls(ledger: Sequence[Mapping[str, Any]]) -> str:
                 str(c["fetched"]),
             )
         )
-    made = sum(1 for c in ledger if c["connected"])
-    single = sum(c["sent"] + c["fetched"] for c in ledger)
-    saved = f"{made} calls carried {single} messages; with a call for each that is {max(0, single - made)} calls saved"
-    return table(rows) + "\n" + saved
+    return table(rows) + "\n" + savings(ledger).sentence
+
+
+_WHY: Final = {
+    "busy": "the number was busy",
+    "no-answer": "nobody answered",
+    "no-carrier": "no carrier came",
+    "no-dialtone": "the telephone line gives no dial tone: look at the cable",
+    "blacklisted": "the modem refuses the number for a while",
+    "delayed": "the modem puts the number off for a while",
+    "timeout": "the modem gave no result within `dial_timeout`",
+    "modem-silent": "the modem does not answer AT: look at power, cable, `port` and `baud`",
+    "modem-error": "the modem answered ERROR: look at `init`",
+    "pin-refused": "the SIM refused the PIN",
+    "no-network": "the modem found no network",
+    "negotiation-failed": "the call was answered, but no connection could be negotiated",
+    "login-refused": "the provider refused the login",
+    "carrier-lost": "the line dropped",
+    "interrupted": "the call was interrupted",
+    "max-call": "the call reached `max_call`",
+    "hung-up": "it was hung up by hand, or Posthouse was stopped",
+}
+
+
+def why(call: Mapping[str, Any]) -> str:
+    """Why a call that was asked for is not complete, in one line."""
+    number = f" to {clean(call['number'])}" if call["number"] else ""
+    reason = _WHY.get(call["outcome"], str(call["outcome"]))
+    return f"call {call['id']}{number} failed: {reason}; dialled {_times(call['dials'])}"
+
+
+def _times(n: int) -> str:
+    return "once" if n == 1 else f"{n} times"
+
+
+class Savings(NamedTuple):
+    """`calls` connected and ended; `messages` sent and fetched by them; `saved`: calls that were not needed."""
+
+    calls: int
+    messages: int
+    saved: int
+
+    @property
+    def sentence(self) -> str:
+        carried = f"{_count(self.calls, 'call')} carried {_count(self.messages, 'message')}"
+        return f"{carried}; with a call for each message that is {_count(self.saved, 'call')} saved"
+
+
+def savings(ledger: Sequence[Mapping[str, Any]]) -> Savings:
+    """What the ledger says was saved: one call for each message sent or fetched would have been made, against those
+    that were. A call under way does not count yet, one that reached nobody never."""
+    ended = [c for c in ledger if c["connected"] and c["ended"]]
+    messages = sum(c["sent"] + c["fetched"] for c in ended)
+    return Savings(len(ended), messages, max(0, messages - len(ended)))
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -85,7 +85,7 @@ def _status_part(envelope: Envelope, failed: Sequence[Recipient], hostname: str,
     groups = Message()
     groups["Reporting-MTA"] = f"dns; {_ascii(hostname)}"
     if envelope.envid:
-        groups["Original-Envelope-Id"] = _ascii(envelope.envid)
+        groups["Original-Envelope-Id"] = _ascii(_decoded(envelope.envid))
     groups["Arrival-Date"] = formatdate(envelope.received, localtime=False)
     parts: list[Message | str] = [groups]
     for recipient in failed:
@@ -130,3 +130,10 @@ def _returned(envelope: Envelope, message: Path) -> tuple[bytes, bool]:
     with message.open("rb") as file:
         data = file.read(MAX_RETURNED)
     return (data, True) if whole else (data.partition(b"\r\n\r\n")[0] + b"\r\n", False)
+
+
+def _decoded(xtext: str) -> str:
+    try:
+        return decode_xtext(xtext)
+    except ValueError:
+        return xtext

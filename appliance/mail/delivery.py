@@ -43,8 +43,9 @@ class Outbox(Protocol):
         the last byte of the message (its end of data) goes out."""
         ...
 
-    async def not_sent(self, envelope: Envelope) -> None:
-        """Takes in-doubt back: the last byte never left this machine. Not for what merely got no answer."""
+    async def not_sent(self, envelope: Envelope, recipients: Sequence[int]) -> None:
+        """Takes back what this attempt's `in_doubt` said of these recipients: the last byte never left this machine.
+        Not for what merely got no answer, nor for a doubt that an earlier attempt left."""
         ...
 
     async def settle(self, envelope: Envelope, verdicts: Mapping[int, Verdict], *, host: str) -> None:

@@ -53,17 +53,20 @@ class Recipient:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What a server said of a recipient: `state` DELIVERED, FAILED (permanent) or QUEUED (try again in the next
-    call), and its reply as one line, enhanced status code included."""
+    call), and its reply as one line, enhanced status code included. `keeps_doubt`: it was given before the end of data,
+    and so says nothing of a copy that an earlier attempt left in doubt."""
 
     state: RecipientState
     reply: str
+    keeps_doubt: bool = False
 
 
 @dataclass(slots=True)
 class Envelope:
     """One accepted message. Owned by the spool, which alone changes it; others read.
 
-    `received`: wall clock, Unix seconds. `user`: who submitted it by login, "" from a trusted network.
+    `received`: wall clock, Unix seconds; `boot`, `boot_id`: the same moment on the boot clock (`clock.Mark`), "" where
+    the wall clock was not trusted then. `user`: who submitted it by login, "" from a trusted network.
     `body`: "", "7BIT" or "8BITMIME"; `smtputf8`, `ret`, `envid`: as given at MAIL FROM (RFC 6152, 6531, 3461);
     `mt_priority`: RFC 6710's number. `attempts` counts completed tries at a server; `tried_at` is the wall clock
     of the last one. `size` and `crc32` are of the bytes in `ID.eml`, which are those that go out.
@@ -84,6 +87,8 @@ class Envelope:
     mt_priority: int | None = None
     message_id: str = ""
     client: str = ""
+    boot: float = 0.0
+    boot_id: str = ""
     held: bool = False
     attempts: int = 0
     tried_at: float | None = None

@@ -18,6 +18,7 @@ import trio
 
 from appliance import events
 from appliance.call import Prospect
+from appliance.clock import Mark
 from appliance.mail.envelope import Envelope, MessageState, Priority, Recipient, RecipientState, Verdict
 from appliance.mail.routing import Refusal, Router
 from appliance.storage.draft import Draft
@@ -68,6 +69,9 @@ class PostOffice:
         """The SIZE that a smarthost (host:port) last named, in bytes."""
         self.call_capacity: Callable[[], int] = lambda: 0
         """Bytes that `max_call` carries at the best recent rate, 0 while none is known; `app` knows."""
+        self.deferrals_s: Sequence[float] = (900.0,)
+        """How long a message waits before it counts for a call again, by the times that a server has deferred it; the
+        last repeats. `app` puts `schedule.retry` here."""
         self._committer = committer
         self._clock = clock
         self._free = 0
@@ -203,22 +207,27 @@ class PostOffice:
     async def in_doubt(self, envelope: Envelope, recipients: Sequence[int]) -> None:
         await self.spool.mark(envelope, recipients, RecipientState.IN_DOUBT)
 
-    async def not_sent(self, envelope: Envelope) -> None:
-        doubtful = [i for i, r in enumerate(envelope.recipients) if r.state is RecipientState.IN_DOUBT]
-        await self.spool.mark(envelope, doubtful, RecipientState.QUEUED)
+    async def not_sent(self, envelope: Envelope, recipients: Sequence[int]) -> None:
+        await self.spool.mark(envelope, recipients, RecipientState.QUEUED)
 
     async def settle(self, envelope: Envelope, verdicts: Mapping[int, Verdict], *, host: str) -> None:
-        final = dict(verdicts)
-        for i, verdict in verdicts.items():
-            if verdict.state is RecipientState.QUEUED and self._too_old(envelope):
-                final[i] = Verdict(
-                    RecipientState.FAILED, f"{verdict.reply} (given up after {_days(self._mail.give_up_after_s)})"
-                )
+        final = {i: self._final(envelope, envelope.recipients[i], v) for i, v in verdicts.items()}
         failed = [i for i, v in final.items() if v.state is RecipientState.FAILED]
         if failed:
             # Before the queue forgets the message: its bytes are needed, and a bounce twice is better than none.
             await self._bounce(envelope, [_failed(envelope.recipients[i], final[i]) for i in failed])
         await self.spool.settle(envelope, final)
+
+    def _final(self, envelope: Envelope, recipient: Recipient, verdict: Verdict) -> Verdict:
+        """What becomes of a recipient: a temporary verdict is final for what is too old, and leaves an older doubt."""
+        if verdict.state is not RecipientState.QUEUED:
+            return verdict
+        if self._age_s(envelope) > self._mail.give_up_after_s:
+            given_up = f"{verdict.reply} (given up after {_days(self._mail.give_up_after_s)})"
+            return Verdict(RecipientState.FAILED, given_up)
+        if verdict.keeps_doubt and recipient.state is RecipientState.IN_DOUBT:
+            return Verdict(RecipientState.IN_DOUBT, verdict.reply)
+        return verdict
 
     async def wait_pending(self, *, without: Collection[str]) -> None:
         while not self.pending(without=without):
@@ -228,9 +237,12 @@ class PostOffice:
         """The SIZE that a smarthost named in its EHLO (RFC 1870); 0: none."""
         self.server_limits[f"{smarthost.host}:{smarthost.port}"] = size
 
-    def _too_old(self, envelope: Envelope) -> bool:
-        """`give_up_after` holds only together with a completed attempt: a settle is one."""
-        return self._clock.now().wall - envelope.received > self._mail.give_up_after_s
+    def _age_s(self, envelope: Envelope) -> float:
+        """How long it has been here, by the boot clock where that is known: a board's wall clock may jump by years."""
+        now = self._clock.now()
+        if not envelope.boot_id:
+            return min(now.boot, max(0.0, now.wall - envelope.received))  # received by a clock that nobody trusts
+        return Mark(envelope.received, envelope.boot, envelope.boot_id).seconds_until(now)
 
     # ---- by hand
     async def hold(self, envelope: Envelope, on: bool) -> None:
@@ -259,11 +271,13 @@ class PostOffice:
         failed = [r for r in failed if wants_bounce(r)]
         recipients = ", ".join(r.address for r in failed)
         reply = failed[0].reply if failed else ""
-        user = envelope.user or self.router.user_of(envelope.sender) or self.router.postmaster
         if not failed:
             return
-        if not envelope.sender or user not in self.mailboxes:
-            events.emit(events.BOUNCE_DROPPED, id=envelope.id, recipients=recipients, reply=reply)
+        candidates = (envelope.user, self.router.user_of(envelope.sender), self.router.postmaster)
+        user = next((u for u in candidates if u in self.mailboxes), "")
+        if not envelope.sender or not user:
+            why = "there is no user to tell" if envelope.sender else "the null sender gets no bounce"
+            events.emit(events.BOUNCE_DROPPED, id=envelope.id, recipients=recipients, reply=reply, why=why)
             return
         data = _return_path("") + make_bounce(
             envelope,
@@ -297,19 +311,28 @@ class PostOffice:
 
     def prospect(self) -> Prospect:
         """What waits for a call. One pass: it runs whenever the queue has changed."""
-        messages = size = urgent = bulk_messages = bulk_size = 0
-        oldest = bulk_oldest = None
+        messages = size = urgent = bulk_messages = bulk_size = deferred = 0
+        oldest = bulk_oldest = deferred_until = None
+        now = self._clock.now().wall
         for e in self.spool.messages.values():  # oldest first
             if e.held:
                 continue
-            if self.is_bulk(e):
+            if (until := self._deferred_until(e)) > now:
+                deferred, deferred_until = deferred + 1, min(until, deferred_until or until)
+            elif self.is_bulk(e):
                 bulk_messages, bulk_size = bulk_messages + 1, bulk_size + e.size
                 bulk_oldest = bulk_oldest or e.received
             else:
                 messages, size = messages + 1, size + e.size
                 oldest = oldest or e.received
                 urgent += e.priority is Priority.URGENT and bool(e.user)
-        return Prospect(messages, size, oldest, urgent, bulk_messages, bulk_size, bulk_oldest)
+        return Prospect(messages, size, oldest, urgent, bulk_messages, bulk_size, bulk_oldest, deferred, deferred_until)
+
+    def _deferred_until(self, envelope: Envelope) -> float:
+        """Until when a message that a server has deferred makes no call by itself; 0: it was not."""
+        if not envelope.attempts or envelope.tried_at is None:
+            return 0.0
+        return envelope.tried_at + self.deferrals_s[min(envelope.attempts, len(self.deferrals_s)) - 1]
 
 
 def _hostname(site: Site) -> str:

@@ -21,7 +21,7 @@ __all__ = [
 @dataclass(frozen=True, slots=True)
 class MailFrom:
     """MAIL FROM; answer with `accept_mail` or `refuse`. `size` as declared (RFC 1870), 0 when not; `body` "", "7BIT"
-    or "8BITMIME"; `ret`, `envid` (decoded) of RFC 3461; `mt_priority` of RFC 6710, None when not given."""
+    or "8BITMIME"; `ret`, `envid` (xtext, as it came) of RFC 3461; `mt_priority` of RFC 6710, None when not given."""
 
     sender: str
     size: int = 0

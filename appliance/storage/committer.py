@@ -5,8 +5,9 @@ that has gathered in one thread, then flushes once (`Disk.flush_batch`), then le
 `commit` returns is on stable storage. While one batch flushes the next one gathers. When nothing has come for
 `CHECKPOINT_S` the redo log is emptied.
 
-Errors. Work that raises fails alone, with its own error. A flush that fails fails its whole batch: nobody
-is told that his message is safe when nobody knows.
+Errors. Work that raises fails alone, with its own error. A flush that fails fails its whole batch: nobody is told that
+his message is safe when nobody knows. Where the disk has a redo log the process then ends: the kernel tells of such an
+error once, and only a new start, which does again what is in the log, is sure of what the disk has.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class _Entry:
     work: Callable[[], Any]
     done: trio.Event
     quick: bool
+    then: Callable[[], None] | None
+    worked: bool = False
     value: Any = None
     error: BaseException | None = None
 
@@ -61,16 +64,17 @@ class Committer:
         self._stopped = False
         self._slow_until = 0.0
 
-    async def commit(self, work: Callable[[], T], *, quick: bool = False) -> T:
+    async def commit(self, work: Callable[[], T], *, quick: bool = False, then: Callable[[], None] | None = None) -> T:
         """Runs `work` and returns its value once it is on stable storage. `quick`: it makes, writes and renames a few
-        small files at most, and flushes nothing.
+        small files at most, and flushes nothing. `then` is called on the event loop once `work` has been done, also
+        where the flush failed or the caller has gone: for what is kept in memory beside what is on the disk.
 
         Raises what `work` raised, or OSError when the flush failed. Once handed over, work is done even if
         the caller is cancelled; only its answer is lost then.
         """
         if self._stopped:
             raise OSError("the committer has stopped")
-        entry = _Entry(work, trio.Event(), quick)
+        entry = _Entry(work, trio.Event(), quick, then)
         self._waiting.append(entry)
         self._wake.set()
         await entry.done.wait()
@@ -80,20 +84,22 @@ class Committer:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serves until cancelled; what was handed over before that is still done."""
+        self._stopped = False
         task_status.started()
         try:
-            while True:
+            while not self.disk.broken:
                 with trio.move_on_after(CHECKPOINT_S if self.disk.dirty else math.inf) as pause:
                     await self._wake.wait()
                 if pause.cancelled_caught:
                     await self._in_thread(self._checkpoint)
                 else:
                     await self._one_batch()
+            raise OSError("the disk failed to flush: what it has is uncertain until the redo log is done again")
         finally:
             self._stopped = True
             with trio.CancelScope(shield=True):
                 try:
-                    while self._waiting:
+                    while self._waiting and not self.disk.broken:
                         await self._one_batch()
                     await self._in_thread(self._checkpoint)
                 finally:
@@ -126,6 +132,8 @@ class Committer:
     def _tell(entries: list[_Entry], error: OSError | None = None) -> None:
         for entry in entries:
             entry.error = entry.error or error
+            if entry.worked and entry.then is not None:
+                entry.then()
             entry.done.set()
 
     def _work(self, batch: list[_Entry]) -> object:
@@ -133,6 +141,7 @@ class Committer:
         for entry in batch:
             try:
                 entry.value = entry.work()
+                entry.worked = True
             except Exception as error:
                 entry.error = error
         return self.disk.end_batch()

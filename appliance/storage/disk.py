@@ -125,6 +125,8 @@ class Disk:
     # ---- batches: what the committer makes durable at once
     dirty: bool = False
     """Whether `checkpoint` has something to do."""
+    broken: bool = False
+    """A flush failed: what is on the disk is known again only after a new start."""
 
     def begin_batch(self) -> None:
         """What this thread does from now on is one batch."""

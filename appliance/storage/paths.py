@@ -7,11 +7,12 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from appliance.storage.disk import Disk
 
-__all__ = ["StatePaths", "lock_state"]
+__all__ = ["StatePaths", "lock_folders", "lock_state", "unlock"]
 
 
 class StatePaths:
@@ -36,11 +37,36 @@ class StatePaths:
 
 
 def lock_state(paths: StatePaths) -> int:
-    """Makes this process the only one that writes below the root; -> the descriptor that holds the lock. Raises
-    BlockingIOError when another Posthouse has it."""
-    fd = os.open(paths.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Makes this process the only one that writes below the root; as `lock_folders`."""
+    return _lock(paths.root)
+
+
+def lock_folders(*folders: Path) -> tuple[int, ...]:
+    """Makes these folders this process's own; -> the descriptors that hold the locks. Raises BlockingIOError, with the
+    folder as its `filename`, when another Posthouse has one of them."""
+    locks: list[int] = []
+    try:
+        for folder in dict.fromkeys(f.resolve() for f in folders):
+            locks.append(_lock(folder))
+    except OSError:
+        unlock(locks)
+        raise
+    return tuple(locks)
+
+
+def unlock(locks: Iterable[int]) -> None:
+    """Before the process ends, which does it anyhow."""
+    for fd in locks:
+        os.close(fd)
+
+
+def _lock(folder: Path) -> int:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise BlockingIOError(error.errno, error.strerror, str(folder)) from None
     except OSError:
         os.close(fd)
         raise

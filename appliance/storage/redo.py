@@ -15,8 +15,8 @@ bring back needs a flush of the file system in its own batch: what is large, or 
 
 Why replay over a newer state comes out right: operations set, they do not add. A file is made anew, a write has its
 offset, a name that is gone is passed over; a write to a file that was renamed later finds it under its later name.
-It takes one rule: a name is one file's for ever (as the spool's and the Maildir's are, being unique), or is made anew
-in the batch that renames it (as `replace_file` does).
+It takes one rule: a name is one file's for ever (as the spool's and the Maildir's are, being unique), or is replaced
+whole (`Disk.replace_file`): by a logged file in order, by an unlogged one with a checkpoint.
 What others did to a file meanwhile (Dovecot moving new mail to cur/) is theirs to reconcile: the log is emptied
 seconds after the last batch, so that it is rarely more than nothing.
 """
@@ -28,6 +28,7 @@ import os
 import struct
 import threading
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,6 +65,7 @@ class _Changes:
 
     operations: list[Operation]
     needs_syncfs: bool
+    needs_checkpoint: bool
 
 
 class RedoDisk(Disk):
@@ -90,7 +92,10 @@ class RedoDisk(Disk):
         self._batch: list[Operation] | None = None
         self._batch_thread = 0
         self._needs_syncfs = False
+        self._needs_checkpoint = False
+        self._named: set[str] = set()  # what the log says something of
         self.dirty = False
+        self.broken = False
 
     # ---- the log
     def open_log(self) -> int:
@@ -134,25 +139,40 @@ class RedoDisk(Disk):
 
     def checkpoint(self) -> None:
         """Flushes the file system and empties the log, where there is anything in it. Raises OSError."""
-        if not self.dirty:
+        if not self.dirty or self.broken:
             return
-        self._inner.syncfs(self._root)
+        with self._or_broken():
+            self._inner.syncfs(self._root)
+            self._empty_log()
+
+    def _empty_log(self) -> None:
         self._epoch += 1
         self._inner.pwrite(self._log, _HEADER.pack(_HEADER_MAGIC, self._epoch), 0)
         # Durable now, not with the next frame: an old log over a newer state would bring back what has gone.
         self._inner.fdatasync(self._log)
         self._number, self._end = 0, HEADER_BYTES
         self._in_log.clear()
+        self._named.clear()
         self.dirty = False
+
+    @contextmanager
+    def _or_broken(self) -> Iterator[None]:
+        """The kernel tells of a failed write once (fsync(2), syncfs(2)): from then on the log must stay as it is, since
+        it alone may hold what did not reach the disk, and nothing more can be promised."""
+        try:
+            yield
+        except OSError:
+            self.broken = True
+            raise
 
     def begin_batch(self) -> None:
         """From now on this thread's operations are noted."""
         self._batch = []
         self._batch_thread = threading.get_ident()
-        self._needs_syncfs = False
+        self._needs_syncfs = self._needs_checkpoint = False
 
     def end_batch(self) -> _Changes:
-        changes = _Changes(self._batch or [], self._needs_syncfs)
+        changes = _Changes(self._batch or [], self._needs_syncfs, self._needs_checkpoint)
         self._batch = None
         return changes
 
@@ -163,17 +183,20 @@ class RedoDisk(Disk):
         if self._log < 0:
             self._inner.syncfs(self._root)
             return
+        if self.broken:
+            raise OSError(errno.EIO, "an earlier flush failed")
         self.dirty = True
         frame = self._frame(changes.operations)
-        if self._end + len(frame) > self._log_bytes:
+        if changes.needs_checkpoint or self._end + len(frame) > self._log_bytes:
             self.checkpoint()
             return
-        self._inner.pwrite(self._log, frame, self._end)
-        if changes.needs_syncfs:
-            self._inner.syncfs(self._root)  # the log's own bytes included
-            self._unlogged.difference_update(op[1] for op in changes.operations)
-        else:
-            self._inner.fdatasync(self._log)
+        with self._or_broken():
+            self._inner.pwrite(self._log, frame, self._end)
+            if changes.needs_syncfs:
+                self._inner.syncfs(self._root)  # the log's own bytes included
+                self._unlogged.difference_update(op[1] for op in changes.operations)
+            else:
+                self._inner.fdatasync(self._log)
         self._end += len(frame)
         self._number += 1
 
@@ -216,6 +239,7 @@ class RedoDisk(Disk):
     def _note(self, *operation: object) -> None:
         assert self._batch is not None
         self._batch.append(list(operation))
+        self._named.add(str(operation[1]))
 
     def create(self, path: Path, *, mode: int = FILE_MODE) -> int:
         fd = self._inner.create(path, mode=mode)
@@ -289,7 +313,10 @@ class RedoDisk(Disk):
         if self._noting:
             if before in self._unlogged:
                 self._needs_syncfs = True
+                # What the log says of the name was of another file, and must not be done again to this one.
+                self._needs_checkpoint |= after in self._named
             self._note("rename", before, after)
+            self._named.add(after)
             if before in self._in_log:
                 self._in_log.add(after)
         self._in_log.discard(before)
@@ -304,6 +331,7 @@ class RedoDisk(Disk):
             else:
                 self._needs_syncfs = True
             self._note("link", before, after)
+            self._named.add(after)
 
     def unlink(self, path: Path) -> None:
         self._inner.unlink(path)

@@ -6,13 +6,28 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["in_a_child", "make_self_signed"]
+from appliance import events
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+__all__ = ["in_a_child", "make_files", "make_self_signed"]
 
 CHILD_S: Final = 120.0
 """A slow board takes 10 s to import cryptography."""
 _END: Final = b"-----END CERTIFICATE-----\n"
+
+
+def make_files(names: Sequence[str], certificate: Path, key: Path, write: Callable[[Path, bytes], object]) -> None:
+    """A certificate for these names and its key into these files, the key first. Blocks; raises OSError."""
+    names = list(dict.fromkeys(names))
+    made_certificate, made_key = in_a_child(names)
+    write(key, made_key)
+    write(certificate, made_certificate)
+    events.emit(events.CERTIFICATE_MADE, names=", ".join(names), file=certificate)
 
 
 def in_a_child(names: list[str]) -> tuple[bytes, bytes]:

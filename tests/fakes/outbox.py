@@ -61,18 +61,21 @@ class FakeOutbox:
             envelope.recipients[i].state = RecipientState.IN_DOUBT
         self.log.append(("in_doubt", envelope.id, tuple(recipients)))
 
-    async def not_sent(self, envelope: Envelope) -> None:
+    async def not_sent(self, envelope: Envelope, recipients: Sequence[int]) -> None:
         await self._durable("not_sent")
-        for r in envelope.recipients:
-            if r.state is RecipientState.IN_DOUBT:
-                r.state = RecipientState.QUEUED
+        for i in recipients:
+            if envelope.recipients[i].state is RecipientState.IN_DOUBT:  # `in_doubt` may have failed
+                envelope.recipients[i].state = RecipientState.QUEUED
         self.log.append(("not_sent", envelope.id, None))
 
     async def settle(self, envelope: Envelope, verdicts: Mapping[int, Verdict], *, host: str) -> None:
         await self._durable("settle")
         for i, verdict in verdicts.items():
-            assert envelope.recipients[i].open
-            envelope.recipients[i].state, envelope.recipients[i].reply = verdict.state, verdict.reply
+            recipient = envelope.recipients[i]
+            assert recipient.open
+            doubt = verdict.keeps_doubt and recipient.state is RecipientState.IN_DOUBT
+            still = doubt and verdict.state is RecipientState.QUEUED
+            recipient.state, recipient.reply = RecipientState.IN_DOUBT if still else verdict.state, verdict.reply
         envelope.attempts += 1
         self.log.append(("settle", envelope.id, {i: v.state.value for i, v in verdicts.items()}))
         if not envelope.open_recipients():

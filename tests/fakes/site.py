@@ -6,7 +6,6 @@ names. What the state's folder holds outlives a `Site`, as it outlives the proce
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from appliance.config.model import Account, Bearer, Config, Mail, Schedule, Smar
 from appliance.lab.line import Line
 from appliance.mail.envelope import Envelope, Recipient
 from appliance.storage.disk import Disk
+from appliance.storage.paths import unlock
 from appliance.storage.redo import RedoDisk
 
 USER = "hanako"
@@ -173,4 +173,4 @@ async def open_site(config: Config, line: GateLine) -> AsyncIterator[Site]:
             nursery.cancel_scope.cancel()
     finally:
         core.ledger.close()
-        os.close(core._lock)
+        unlock(core.locks)

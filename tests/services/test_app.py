@@ -21,6 +21,7 @@ from appliance.app import Core, House
 from appliance.config.load import load
 from appliance.control.client import ask
 from appliance.protocol.control import SOCKET_NAME
+from appliance.storage.paths import unlock
 from appliance.transport.self_signed import make_self_signed
 from fakes.notify import NotifySocket
 
@@ -85,7 +86,7 @@ class Running:
         try:
             await self.house.run()
         finally:
-            os.close(self.house.core._lock)
+            unlock(self.house.core.locks)
             self.ended.set()
 
     async def reload(self, **changes: Any) -> None:
@@ -334,7 +335,9 @@ async def test_what_needs_a_restart(
     running: Running, old: str, new: str, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     await running.reload(site=SITE.replace(old, new), users=("hanako", "taro"))
-    assert journal(caplog, "reload-needs-restart") == [f"{what} changed: takes effect at the next start"]
+    assert journal(caplog, "reload-needs-restart") == [
+        f"{what} changed: takes effect at the next start; until then nothing else of the file is taken over either"
+    ]
     assert not (running.root / "elsewhere").exists()
     assert (await running.ask("status"))["users"] == 1
 

@@ -59,7 +59,13 @@ def test_no_secrets_file(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_wrong_secrets_files(tmp_path: Path, secrets: str, line: str) -> None:
-    assert errors(write(tmp_path, SMARTHOST, secrets)) == [NO_SECRET, line]
+    assert errors(write(tmp_path, SMARTHOST, secrets)) == [line]  # the secret may well be in it
+
+
+def test_the_nearest_name_is_offered(tmp_path: Path) -> None:
+    (line,) = errors(write(tmp_path, SMARTHOST, 'ips = "hunter2"'))
+    assert line.endswith('names no secret of secrets.toml; expected "ips"')
+    assert "hunter2" not in line
 
 
 def test_a_secret_that_would_break_a_protocol_line(tmp_path: Path) -> None:

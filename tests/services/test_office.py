@@ -296,7 +296,7 @@ async def test_in_doubt_and_back(tmp_path: Path) -> None:
         again.spool.recover()
         (found,) = again.office.pending()
         assert [r.state.value for r in found.recipients] == ["in-doubt", "queued"]
-        await it.office.not_sent(envelope)
+        await it.office.not_sent(envelope, [0])
         assert it.office.state_of(envelope) is MessageState.QUEUED
 
 

@@ -320,12 +320,15 @@ class _Session:
             events.emit(events.DISK_FULL, what=f"mail of <{event.sender}>")
             refuse(452, "4.3.1", "the disk is full")
             return
+        now = self._clock.now()
         self._submission = self._office.begin(
             Envelope(
                 id=self._office.spool.new_id(),
                 sender=event.sender,
                 recipients=[],
-                received=self._clock.now().wall,
+                received=now.wall,
+                boot=now.boot,
+                boot_id=now.boot_id if self._clock.trusted else "",
                 user=self._user,
                 priority=priority_of_number(event.mt_priority or 0),
                 size=event.size,

@@ -98,6 +98,8 @@ class FetchedRecord:
             return
         for record in replay.records:
             self._apply(record)
+        if self.first_fetch is None:  # cut off within `begin`: it will be done again
+            self.known = {uid: k for uid, k in self.known.items() if k.state is KnownState.FETCHED}
         self._good_bytes, self._lines = replay.good_bytes, len(replay.records)
         if replay.torn:
             self._put_aside(corrupt)
@@ -137,7 +139,8 @@ class FetchedRecord:
     # ---- changes; each raises OSError, and what it was to record is then not recorded
     async def begin(self, wall: float, skipped: Iterable[Known]) -> None:
         """The first fetch: these messages are neither fetched nor deleted, now or later."""
-        await self._append([{"first": wall}, *map(_line, skipped)])
+        # "first" comes last: where a power cut keeps a part only, it was no first fetch
+        await self._append([*map(_line, skipped), {"first": wall}])
 
     async def add(self, *known: Known) -> None:
         """These lie in the mailbox, or are to be skipped."""

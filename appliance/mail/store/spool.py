@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import zlib
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -107,28 +108,39 @@ class Spool:
     async def mark(self, envelope: Envelope, recipients: Iterable[int], state: RecipientState) -> None:
         """Sets these recipients' state, durably."""
         indexes = list(recipients)
-        await self._append(envelope, [{"recipients": indexes, "state": state.value}])
-        for i in indexes:
-            envelope.recipients[i].state = state
-        self._announce()
 
-    async def settle(self, envelope: Envelope, verdicts: Mapping[int, Verdict]) -> bool:
-        """Records one completed attempt's verdicts, durably; -> whether the message has left the queue, which it
-        does when no recipient is open any more."""
+        def then() -> None:
+            for i in indexes:
+                envelope.recipients[i].state = state
+            self._announce()
+
+        work = partial(self._append, envelope, [{"recipients": indexes, "state": state.value}])
+        await self._committer.commit(work, quick=True, then=then)
+
+    async def settle(self, envelope: Envelope, verdicts: Mapping[int, Verdict]) -> None:
+        """Records one completed attempt's verdicts, durably. The message leaves the queue when no recipient is open
+        any more."""
         tried_at = self._clock.now().wall
         records: list[dict[str, Any]] = [{"attempts": envelope.attempts + 1, "tried_at": tried_at}]
         records += [{"recipients": [i], "state": v.state.value, "reply": v.reply} for i, v in sorted(verdicts.items())]
         after = {i: verdicts[i].state if i in verdicts else r.state for i, r in enumerate(envelope.recipients)}
         done = not any(s in (RecipientState.QUEUED, RecipientState.IN_DOUBT) for s in after.values())
-        await self._append(envelope, records, then_remove=done)
-        envelope.attempts += 1
-        envelope.tried_at = tried_at
-        for i, verdict in verdicts.items():
-            envelope.recipients[i].state, envelope.recipients[i].reply = verdict.state, verdict.reply
-        if done:
-            self.messages.pop(envelope.id, None)
-        self._announce()
-        return done
+
+        def work() -> None:
+            self._append(envelope, records)
+            if done:
+                self._unlink(envelope)
+
+        def then() -> None:
+            envelope.attempts += 1
+            envelope.tried_at = tried_at
+            for i, verdict in verdicts.items():
+                envelope.recipients[i].state, envelope.recipients[i].reply = verdict.state, verdict.reply
+            if done:
+                self.messages.pop(envelope.id, None)
+            self._announce()
+
+        await self._committer.commit(work, quick=True, then=then)
 
     async def hold(self, envelope: Envelope, on: bool) -> None:
         """Puts it aside by hand, or back into the queue."""
@@ -141,15 +153,20 @@ class Spool:
             for suffix in (".eml", ".env"):
                 self._disk.rename(source / (envelope.id + suffix), target / (envelope.id + suffix))
 
-        await self._committer.commit(work)
-        envelope.held = on
-        self._announce()
+        def then() -> None:
+            envelope.held = on
+            self._announce()
+
+        await self._committer.commit(work, quick=True, then=then)
 
     async def remove(self, envelope: Envelope) -> None:
         """Takes it away, sent or not."""
-        await self._committer.commit(lambda: self._unlink(envelope))
-        self.messages.pop(envelope.id, None)
-        self._announce()
+
+        def then() -> None:
+            self.messages.pop(envelope.id, None)
+            self._announce()
+
+        await self._committer.commit(partial(self._unlink, envelope), quick=True, then=then)
 
     # ---- the start
     def recover(self) -> None:
@@ -190,11 +207,7 @@ class Spool:
                     self._put_aside(path, why)
             return None
         if replay.torn:
-            fd = self._disk.open_append(env)
-            try:
-                self._disk.truncate(fd, replay.good_bytes)
-            finally:
-                self._disk.close(fd)
+            self._cut(env, replay.good_bytes)
         if not envelope.open_recipients():
             self._unlink_files(eml, env)
             return None
@@ -204,6 +217,22 @@ class Spool:
                     self._disk.rename(path, self.paths.hold / path.name)
         envelope.held = held
         return envelope
+
+    def _cut(self, env: Path, length: int) -> None:
+        """A change that was not whole, and that nobody was told of, is put aside too."""
+        tail = env.read_bytes()[length:]
+        draft = self.paths.incoming / f"{env.name}.tail"
+        fd = self._disk.create(draft)
+        try:
+            self._disk.write(fd, tail)
+        finally:
+            self._disk.close(fd)
+        self._put_aside(draft, "a change that was not written whole")
+        fd = self._disk.open_append(env)
+        try:
+            self._disk.truncate(fd, length)
+        finally:
+            self._disk.close(fd)
 
     # ---- inside
     def _folder(self, envelope: Envelope) -> Path:
@@ -215,19 +244,17 @@ class Spool:
             self._changed.set()
             self._changed = None
 
-    async def _append(
-        self, envelope: Envelope, records: Sequence[dict[str, Any]], *, then_remove: bool = False
-    ) -> None:
-        def work() -> None:
-            fd = self._disk.open_append(self._folder(envelope) / f"{envelope.id}.env")
+    def _append(self, envelope: Envelope, records: Sequence[dict[str, Any]]) -> None:
+        fd = self._disk.open_append(self._folder(envelope) / f"{envelope.id}.env")
+        try:
+            length = os.fstat(fd).st_size
             try:
                 self._disk.write(fd, journal.encode(records))
-            finally:
-                self._disk.close(fd)
-            if then_remove:
-                self._unlink(envelope)
-
-        await self._committer.commit(work, quick=True)
+            except OSError:
+                self._disk.truncate(fd, length)  # half a line would hide all that comes behind it
+                raise
+        finally:
+            self._disk.close(fd)
 
     def _unlink(self, envelope: Envelope) -> None:
         self._unlink_files(self.path(envelope), self._folder(envelope) / f"{envelope.id}.env")

@@ -334,8 +334,11 @@ class _Fetch:
 
     async def _deliver(self, message: Listed, draft: Draft, head: bytes) -> None:
         uid = message.uid if message.uid is not None else substitute_uid(head, message.size)
-        if uid in self._record.known:  # only now could be seen what it is
+        known = self._record.known.get(uid)  # where the server gives no unique-ids, only now can be seen what it is
+        if known is not None:
             await draft.discard()
+            if known.state is KnownState.SKIPPED:
+                return  # neither fetched nor deleted
         else:
             await self._inbox.deliver(draft, key=delivery_key(self._user, self._account, uid))
             await self._record.add(Known(uid, KnownState.FETCHED, message.size, message_digest(head)))

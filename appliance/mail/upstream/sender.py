@@ -214,9 +214,14 @@ class _CallRun:
 
     async def _settle(self, attempt: Attempt, host: Smarthost, nursery: trio.Nursery) -> None:
         envelope = attempt.envelope
-        verdicts = {i: _verdict(reply) for i, reply in zip(attempt.recipients, attempt.replies, strict=True)}
+        verdicts = {
+            # A reply given before the end of data says nothing of a copy that an earlier attempt left in doubt.
+            i: _verdict(reply, keeps_doubt=not (attempt.end_sent and i in attempt.accepted))
+            for i, reply in zip(attempt.recipients, attempt.replies, strict=True)
+            if not (attempt.more and reply.soft)  # too many at once: tried again in this call, and no verdict
+        }
         states = {v.state for v in verdicts.values()}
-        if RecipientState.DELIVERED in states and RecipientState.QUEUED not in states:
+        if RecipientState.DELIVERED in states and RecipientState.QUEUED not in states and not attempt.more:
             self.call.count(sent=1)
         if RecipientState.FAILED in states:
             self.call.count(failed=1)
@@ -238,11 +243,11 @@ class _CallRun:
         self._less_busy()
 
 
-def _verdict(reply: Reply) -> Verdict:
+def _verdict(reply: Reply, *, keeps_doubt: bool) -> Verdict:
     if reply.ok:
         state = RecipientState.DELIVERED
     elif reply.permanent:
         state = RecipientState.FAILED
     else:
         state = RecipientState.QUEUED
-    return Verdict(state, events.clean(reply.text))
+    return Verdict(state, events.clean(reply.text), keeps_doubt)

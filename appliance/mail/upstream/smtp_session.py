@@ -27,7 +27,7 @@ from appliance.config.model import Tls
 from appliance.mail.envelope import RecipientState
 from appliance.mail.upstream.connection import ConnectionFailed, ServerConnection
 from appliance.protocol import smtp_client as smtp
-from appliance.protocol.errors import ProtocolError
+from appliance.protocol.errors import LocalProtocolError, ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ class Attempt:
     body_begun: bool = False
     unreadable: bool = False
     finished: bool = False
-    doubt_noted: bool = False  # by this attempt
+    doubt_noted: tuple[int, ...] = ()  # by this attempt
     end_due: bool = False
     end_sent: bool = False
     recorded: trio.Event = field(default_factory=trio.Event)
@@ -218,7 +218,15 @@ class SmtpSession:
             self._not_readable(attempt, error)
             return
         with body:
-            self._client.start(mail)
+            try:
+                self._client.start(mail)
+            except LocalProtocolError as error:  # one message that can't be said must not stop all others
+                attempt.replies = (smtp.Reply(451, (f"4.3.0 it can't be sent as it is: {error}",)),) * len(
+                    attempt.recipients
+                )
+                attempt.finished = True
+                finished(attempt)
+                return
             self._under_way.append(attempt)
             self._outbox.sending(envelope, True)
             await self._until(lambda: attempt.body_begun or attempt.finished)
@@ -261,7 +269,7 @@ class SmtpSession:
         try:
             if new:
                 # What another call left in doubt stays so, whatever becomes of this attempt.
-                attempt.doubt_noted = len(new) == len(attempt.accepted)
+                attempt.doubt_noted = tuple(new)
                 with trio.fail_after(DISK_S, shield=True):
                     await self._outbox.in_doubt(attempt.envelope, new)
         except (OSError, trio.TooSlowError) as error:
@@ -296,7 +304,7 @@ class SmtpSession:
                 events.emit(events.IN_DOUBT, id=attempt.envelope.id)
             elif attempt.doubt_noted:
                 try:
-                    await self._outbox.not_sent(attempt.envelope)
+                    await self._outbox.not_sent(attempt.envelope, attempt.doubt_noted)
                 except OSError as error:
                     self.disk_failed = f"the disk failed: {error}"
 

@@ -1,0 +1,47 @@
+"""What the command line must know of the configuration to speak with a Posthouse that runs: the folder of its control
+socket and the site's time zone.
+
+Nothing else of the file is looked at, no secret is read: a mistake in it is no reason that the running Posthouse,
+which keeps the configuration that it has, can't be asked or told to hang up, and who may use the control socket need
+not be allowed to read the secrets.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from appliance.config.document import Document, error_line
+from appliance.config.faults import ConfigErrors, Fault, Unfit
+from appliance.config.model import Site
+from appliance.config.units import FOLDER, TIMEZONE, WORDS_OF_TOML
+
+__all__ = ["ConfigErrors", "Whereabouts", "whereabouts"]
+
+
+class Whereabouts(NamedTuple):
+    runtime: Path
+    timezone: str
+
+
+def whereabouts(path: Path) -> Whereabouts:
+    """Of the site that this file configures. Raises ConfigErrors where the file can't be read, is no TOML, or has a
+    wrong `site.runtime`. A wrong time zone is the default one: it only says how times are shown."""
+    try:
+        document = Document(path, path.read_bytes())
+    except OSError as error:
+        fault = Fault((), f"can't be read: {error.strerror}", "a configuration file")
+        raise ConfigErrors([error_line(path, 1, fault)]) from None
+    site = document.data.get("site")
+    default = Site(name="")
+    if not isinstance(site, dict):
+        return Whereabouts(default.runtime, default.timezone)
+    runtime = site.get("runtime", str(default.runtime))
+    if not isinstance(runtime, str) or not runtime:
+        what = "is empty" if runtime == "" else f"is {WORDS_OF_TOML.get(type(runtime), 'a date or time')}"
+        raise ConfigErrors([document.error(Fault(("site", "runtime"), what, FOLDER.expected))])
+    try:
+        timezone = str(TIMEZONE.read(site.get("timezone", default.timezone)))
+    except (Unfit, TypeError, AttributeError):
+        timezone = default.timezone
+    return Whereabouts(path.absolute().parent / runtime, timezone)
