@@ -290,6 +290,7 @@ class House:
             prospect=core.office.prospect,
             clock=core.clock,
             started=self.started,
+            free_lines=not hasattr(self, "caller"),  # the first in this process
         )
         core.spool.on_change = self.caller.poke
         await self.caller.run(task_status=task_status)
@@ -431,8 +432,8 @@ class House:
             while True:
                 caller = self.caller
                 with caller.watch() as lines:
-                    async for text in lines:
-                        await progress.show({**caller.status(), "text": text})
+                    async for told in lines:
+                        await progress.show({**caller.status(), "state": told.state.value, "text": told.text})
                 await trio.sleep(WATCH_S)  # a new configuration makes a new caller
 
     async def _watch_figures(self, progress: Progress) -> None:

@@ -4,7 +4,10 @@ plan and the call that is up; must not know what the jobs do.
 Theory of operation. `run` loops: ask the policy; where it says 'now', make the call; else sleep until the next
 call's time, until somebody pokes it (what waits has changed, a call was asked for), and at most `LOOK_EVERY_S`,
 since the wall clock may jump. `dial` leaves a request behind, pokes, and waits for the call that it becomes; a
-call that is under way already is joined. Cancelling `run` hangs up first.
+call that is under way already is joined. Cancelling `run` hangs up first. With `free_lines`, `run` begins by
+hanging up each line, which a process that was killed may have left off-hook; a call waits for that.
+
+Before its first call it shows what the ledger's last one left behind.
 
 A new configuration means a new Caller over the same ledger, made when `run` of the old one has ended.
 """
@@ -21,7 +24,7 @@ import trio
 
 from appliance import events
 from appliance.call import LineState, NextCall, Reason
-from appliance.calls.cycle import Cycle, Way
+from appliance.calls.cycle import Cycle, Way, free, state_after
 from appliance.calls.policy import Decision, Requests, Settings, Times, WayOut, decide
 from appliance.clock import rfc3339
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from appliance.clock import Clock, Mark
     from appliance.config.model import Schedule
 
-__all__ = ["CallRefused", "Caller", "Dialling", "Way"]
+__all__ = ["CallRefused", "Caller", "Dialling", "Told", "Way"]
 
 LOOK_EVERY_S: Final = 60.0
 """So late at most does a call come whose time a jump of the wall clock has brought near."""
@@ -58,8 +61,28 @@ class Dialling:
     refused: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A line of a call's progress, and the state of the phone line at that moment."""
+
+    state: LineState
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What `status` says of the line while this caller has made no call."""
+
+    name: str
+    state: LineState
+    since: Mark
+    reason: str | None = None
+    number: str | None = None
+
+
 class Caller:
-    """One per configuration. `started` is when the process's `run` started, which `every` counts from."""
+    """One per configuration. `started` is when the process's `run` started, which `every` counts from. `free_lines`:
+    for the first one in a process."""
 
     def __init__(
         self,
@@ -73,6 +96,7 @@ class Caller:
         prospect: Callable[[], Prospect],
         clock: Clock,
         started: Mark,
+        free_lines: bool = False,
     ) -> None:
         self._schedule = schedule
         self._settings = Settings(
@@ -87,15 +111,16 @@ class Caller:
         self._prospect = prospect
         self._clock = clock
         self._started = started
-        self._since = started
+        self._free_lines = free_lines
+        self._shown = self._from_ledger()
         self._cycle: Cycle | None = None
         self._wanted: Dialling | None = None
         self._under_way: Dialling | None = None
         self._poked = trio.Event()
         self._ended = False
         self._announced: object = None
-        self._progress: deque[str] = deque(maxlen=PROGRESS_LINES)
-        self._watchers: set[trio.MemorySendChannel[str]] = set()
+        self._progress: deque[Told] = deque(maxlen=PROGRESS_LINES)
+        self._watchers: set[trio.MemorySendChannel[Told]] = set()
 
     # ---- the service
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -103,12 +128,14 @@ class Caller:
         self._ended = False
         task_status.started()
         try:
+            if self._free_lines:
+                await self._free_all()
             while True:
                 decision = self._decide()
                 if decision.reason is None:
                     self._refuse(decision.refused)
                     self._announce(decision)
-                    await self._wait(decision.next)
+                    await self._wait(decision)
                 else:
                     await self._call(decision.reason, decision.due)
         finally:
@@ -168,24 +195,27 @@ class Caller:
         """`line` of `posthouse status --json` (DESIGN §6). Between calls `reason` and `number` are null, after a
         failed one they are that call's."""
         cycle, upcoming = self._cycle, self.next_call
-        known = cycle is not None and cycle.state is not LineState.IDLE
+        shown = self._shown
+        if cycle is not None:
+            shown = _Shown(cycle.name, cycle.state, cycle.since, cycle.reason.value, cycle.number or None)
+        known = shown.state is not LineState.IDLE
         return {
-            "name": cycle.name if cycle else self._ways[0].config.name if self._ways else "",
-            "state": cycle.state.value if cycle else LineState.IDLE.value,
-            "reason": cycle.reason.value if cycle and known else None,
-            "number": (cycle.number or None) if cycle and known else None,
-            "since": rfc3339((cycle.since if cycle else self._since).wall),
+            "name": shown.name,
+            "state": shown.state.value,
+            "reason": shown.reason if known else None,
+            "number": shown.number if known else None,
+            "since": rfc3339(shown.since.wall),
             "next_call": rfc3339(upcoming.at),
             "next_call_reason": upcoming.reason,
         }
 
     @contextmanager
-    def watch(self) -> Iterator[trio.MemoryReceiveChannel[str]]:
+    def watch(self) -> Iterator[trio.MemoryReceiveChannel[Told]]:
         """The progress of calls, a line at a time, from the beginning of the one that is under way. The channel
         ends with `run`."""
-        send, receive = trio.open_memory_channel[str](PROGRESS_LINES)
-        for line in self._progress if self._under_way is not None else ():
-            send.send_nowait(line)
+        send, receive = trio.open_memory_channel[Told](PROGRESS_LINES)
+        for told in self._progress if self._under_way is not None else ():
+            send.send_nowait(told)
         if self._ended:
             send.close()
         self._watchers.add(send)
@@ -196,6 +226,22 @@ class Caller:
             self._watchers.discard(send)
 
     # ---- inside
+    def _from_ledger(self) -> _Shown:
+        last = self._ledger.last()
+        names = [way.config.name for way in self._ways]
+        if last is None or last.ended is None or last.outcome is None or last.line not in names:
+            return _Shown(names[0] if names else "", LineState.IDLE, self._started)
+        return _Shown(last.line, state_after(last.outcome), last.ended, last.reason.value, last.number or None)
+
+    async def _free_all(self) -> None:
+        before = self._shown
+        try:
+            for way in self._ways:
+                self._shown = _Shown(way.config.name, LineState.HANGING_UP, self._clock.now())
+                await free(way)
+        finally:
+            self._shown = before
+
     def _decide(self, requests: Requests | None = None) -> Decision:
         if requests is None:
             requests = Requests(by_hand=self._wanted is not None)
@@ -229,10 +275,10 @@ class Caller:
             dialling.refused = "the call could not be made"
             dialling.done.set()
 
-    async def _wait(self, upcoming: NextCall) -> None:
-        seconds = LOOK_EVERY_S
-        if upcoming.at is not None:
-            seconds = min(seconds, max(0.0, upcoming.at - self._clock.now().wall))
+    async def _wait(self, decision: Decision) -> None:
+        now = self._clock.now().wall
+        moments = [at for at in (decision.next.at, decision.look) if at is not None]
+        seconds = max(0.0, min([LOOK_EVERY_S, *(at - now for at in moments)]))
         with trio.move_on_after(seconds):
             await self._poked.wait()
             await trio.sleep(GATHER_S)
@@ -253,10 +299,10 @@ class Caller:
             events.emit(events.CALL_PLANNED, at=rfc3339(at) or "none", reason=decision.next.reason)
 
     def _tell(self, line: str) -> None:
-        line = events.clean(line)
-        self._progress.append(line)
+        told = Told(self._cycle.state if self._cycle else LineState.IDLE, events.clean(line))
+        self._progress.append(told)
         for watcher in self._watchers:
             try:
-                watcher.send_nowait(line)
+                watcher.send_nowait(told)
             except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
                 pass

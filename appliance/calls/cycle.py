@@ -26,6 +26,7 @@ hung up at the moment the call is over, not when the last job has cleaned up beh
 
 from __future__ import annotations
 
+import functools
 import traceback
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from appliance.clock import Clock, Mark
     from appliance.config import model
 
-__all__ = ["Cycle", "Way"]
+__all__ = ["Cycle", "Way", "free", "state_after"]
 
 PREPARE_DEADLINE_S: Final = 90.0
 """A modem that is reset answers within seconds; one that is hung up blindly first needs guard times; 3 tries."""
@@ -75,6 +76,28 @@ class Way:
     config: model.Line
     line: call.Line | None
     unusable: str = ""
+
+
+def state_after(outcome: Outcome) -> LineState:
+    """The line's state once a call with this outcome is over."""
+    return LineState.IDLE if outcome in _GOOD else LineState.FAILED
+
+
+async def free(way: Way) -> None:
+    """Hangs up what a process that was killed may have left off-hook. Bounded in time; a line that can't be
+    reached is an event."""
+    if way.line is None or way.unusable:
+        return
+    name, line = way.config.name, way.line
+    try:
+        try:
+            with trio.move_on_after(PREPARE_DEADLINE_S):
+                await line.prepare()
+        finally:
+            with trio.move_on_after(HANG_UP_DEADLINE_S, shield=True):
+                await line.hang_up()
+    except OSError as error:
+        events.emit(events.MODEM_PROBLEM, line=name, what=error)
 
 
 class Cycle:
@@ -114,7 +137,9 @@ class Cycle:
         self._scope: trio.CancelScope | None = trio.CancelScope()
         self._verdict: Outcome | None = None
         self._outcome = Outcome.HUNG_UP
+        self._put_down = False
         self._left: set[str] = set()
+        self._reached: set[str] = set()
         self._busy: set[str] = set()
         self._changed = trio.Event()
         self._unwatched = trio.Event()
@@ -122,7 +147,10 @@ class Cycle:
 
     def hang_up(self) -> bool:
         """Ends the call wherever it is; False when it is over already."""
-        return self._stop(Outcome.HUNG_UP)
+        if not self._stop(Outcome.HUNG_UP):
+            return False
+        self._put_down = self._verdict is Outcome.HUNG_UP
+        return True
 
     async def run(self) -> Entry:
         """The whole call; -> its entry, ended. Cancelled, it hangs up and closes the entry first."""
@@ -146,8 +174,10 @@ class Cycle:
                 await self._put_on_hook()
             finally:
                 ended = self._clock.now()
-                self._enter(LineState.IDLE if self._outcome in _GOOD else LineState.FAILED)
-                await self._ledger.end(entry, self._outcome, ended)
+                self._enter(state_after(self._outcome))
+                job_done = bool(self._reached - self._left)
+                put_down = self._put_down and self._outcome is Outcome.HUNG_UP
+                await self._ledger.end(entry, self._outcome, ended, job_done=job_done, put_down=put_down)
                 self._report(entry, self._outcome)
         return entry
 
@@ -279,13 +309,16 @@ class Cycle:
         line = self._line
         assert line is not None
 
-        async def open_stream(host: str, port: int) -> trio.abc.HalfCloseableStream:
-            return MeteredStream(await line.open_stream(host, port), entry.tally)
+        async def open_stream(job: str, host: str, port: int) -> trio.abc.HalfCloseableStream:
+            stream = await line.open_stream(host, port)
+            self._reached.add(job)
+            return MeteredStream(stream, entry.tally)
 
-        open_call = OpenCall(entry.id, self.name, self.reason, rate, open_stream, entry.tally, self._tell)
         self._busy = {job.name for job in self._jobs}
         self._enter(LineState.EXCHANGING)
         for job in self._jobs:
+            opens = functools.partial(open_stream, job.name)
+            open_call = OpenCall(entry.id, self.name, self.reason, rate, opens, entry.tally, self._tell)
             nursery.start_soon(self._work, job, open_call)
         while True:
             while self._busy:

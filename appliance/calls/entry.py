@@ -4,7 +4,7 @@ next call. Without I/O; `ledger` keeps these on disk, `policy` reads them.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from appliance.call import Outcome, Reason, Tally
@@ -22,7 +22,8 @@ class Entry:
     """One call. Owned by the ledger, which alone changes it.
 
     `line` and `number` are the last that were tried. `due`: the occurrence of `schedule.at` (Unix seconds) that
-    the call serves. `seen`: the last moment at which the call is known to have been under way.
+    the call serves. `seen`: the last moment at which the call is known to have been under way. `job_done`: a job
+    reached its server and left nothing. `put_down`: `posthouse hangup` ended it.
     """
 
     id: int
@@ -38,6 +39,8 @@ class Entry:
     ended: Mark | None = None
     outcome: Outcome | None = None
     tally: Tally = field(default_factory=Tally)
+    job_done: bool = False
+    put_down: bool = False
 
     @property
     def duration_s(self) -> float:
@@ -87,6 +90,8 @@ class Entry:
             "ended": mark_record(self.ended) if self.ended else None,
             "outcome": self.outcome.value if self.outcome else None,
             "tally": asdict(self.tally),
+            "job_done": self.job_done,
+            "put_down": self.put_down,
         }
 
     @classmethod
@@ -105,6 +110,8 @@ class Entry:
             ended=mark_from(record["ended"]) if record["ended"] else None,
             outcome=Outcome(record["outcome"]) if record["outcome"] else None,
             tally=Tally(**record["tally"]),
+            job_done=bool(record.get("job_done")),
+            put_down=bool(record.get("put_down")),
         )
 
 
@@ -112,47 +119,70 @@ class Entry:
 class Summary:
     """The past as the policy needs it.
 
-    `complete_end`: the end of the last complete call. `gap_from`: of the last complete automatic one, from which
-    `min_gap` counts. `automatic_start`, `at_done`: when the last automatic call began, and the occurrence of
-    `schedule.at` that the last call of that reason served. `failures`: calls in a row that were not complete.
-    `last_end`: the last call's end, which `retry` counts from. `fruitless`: that call was connected and moved
-    nothing. `unmet`: the reasons of the automatic ones among the failures. `dials`: for the redial rules.
+    A call is served when it was complete, or partial and yet good for something: it moved something, or one of its
+    jobs was done. That meets every purpose of `FETCHING`; the others are met by a complete call alone.
+
+    `last_end`: the last call's end, which `retry` counts from. `served_end`: that of the last one served.
+    `every_from`: of the last one served or made for `every`. `gap_from`: of the last automatic one that met all
+    purposes, from which `min_gap` counts. `put_down`: of the last call, if that was ended by hand. `at_done`: the
+    occurrence of `schedule.at` that the last call of that reason served. `failures`: how far the ladder has been
+    climbed. `fruitless`: the last automatic call was connected and moved nothing. `unmet`: the reasons of the
+    automatic ones among the failures. `fetch_tries`: failed automatic calls in a row since the last of them that a
+    purpose of `FETCHING` caused. `dials`: for the redial rules.
     """
 
     last_end: Mark | None = None
-    complete_end: Mark | None = None
+    served_end: Mark | None = None
+    every_from: Mark | None = None
     gap_from: Mark | None = None
-    automatic_start: Mark | None = None
+    put_down: Mark | None = None
     at_done: float | None = None
     failures: int = 0
     fruitless: bool = False
     unmet: frozenset[Reason] = frozenset()
+    fetch_tries: int = 0
     dials: tuple[Dial, ...] = ()
 
     def after(self, entry: Entry) -> Summary:
         """The summary with one more call, which has ended. The dials stay: they are known before the end is."""
         complete = entry.outcome is Outcome.COMPLETE
+        served = complete or (entry.outcome is Outcome.PARTIAL and (entry.tally.moved or entry.job_done))
         automatic = entry.reason is not Reason.BY_HAND
-        unmet = self.unmet
-        if complete:
-            unmet = frozenset()
-        elif automatic and entry.reason is not Reason.RETRY:
-            unmet = unmet | {entry.reason}
-        return Summary(
+        common = replace(
+            self,
             last_end=entry.ended,
-            complete_end=entry.ended if complete else self.complete_end,
-            gap_from=entry.ended if complete and automatic else self.gap_from,
-            automatic_start=entry.started if automatic else self.automatic_start,
+            served_end=entry.ended if served else self.served_end,
+            every_from=entry.ended if served or entry.reason is Reason.EVERY else self.every_from,
+            put_down=None,
             at_done=self.at_done if entry.due is None else entry.due,
-            failures=0 if complete else self.failures + 1,
-            fruitless=not complete and entry.connected is not None and not entry.tally.moved,
+        )
+        if complete:
+            gap_from = entry.ended if automatic else self.gap_from
+            return replace(common, gap_from=gap_from, failures=0, fruitless=False, unmet=frozenset(), fetch_tries=0)
+        if entry.put_down:
+            unmet = frozenset[Reason]() if entry.reason is Reason.RETRY else self.unmet
+            return replace(common, put_down=entry.ended, fruitless=False, unmet=unmet)
+        unmet = self.unmet | {entry.reason} if automatic and entry.reason is not Reason.RETRY else self.unmet
+        if served:
+            unmet -= FETCHING
+        if not automatic:
+            return replace(common, failures=max(self.failures, 1), unmet=unmet)
+        met = served and not unmet
+        return replace(
+            common,
+            gap_from=entry.ended if met else self.gap_from,
+            failures=1 if met else self.failures + 1,
+            fruitless=entry.connected is not None and not entry.tally.moved,
             unmet=unmet,
-            dials=self.dials,
+            fetch_tries=1 if entry.reason in FETCHING else self.fetch_tries + 1,
         )
 
-    def wants_retry(self, *, queued: bool) -> bool:
-        """Whether what an automatic call failed to do is still to be done; `queued`: messages wait."""
-        return bool(self.unmet) and (queued or not FETCHING.isdisjoint(self.unmet))
+    def wants_retry(self, *, queued: bool, steps: int) -> bool:
+        """Whether what an automatic call failed to do is still to be done. `queued`: messages wait. `steps` of the
+        ladder: so often is a call for `FETCHING` made again; then that purpose waits for its next occurrence."""
+        if self.fetch_tries <= steps and not FETCHING.isdisjoint(self.unmet):
+            return True
+        return queued and not FETCHING.issuperset(self.unmet)
 
 
 def mark_record(mark: Mark) -> list[Any]:

@@ -90,6 +90,10 @@ class Ledger:
         up = [entry for entry in self._entries if entry.connected]
         return len(up), sum(e.tally.sent for e in up), sum(e.tally.fetched for e in up)
 
+    def last(self) -> Entry | None:
+        """The newest call."""
+        return self._entries[-1] if self._entries else None
+
     def best_rate(self, calls: int) -> int:
         """The highest rate of the last so many calls, in bit/s; 0 when none said one."""
         return max((entry.rate for entry in self._entries[-calls:]), default=0)
@@ -161,9 +165,11 @@ class Ledger:
         entry.seen = now
         await self._append({"t": "mark", "id": entry.id, "at": mark_record(now), "tally": asdict(entry.tally)})
 
-    async def end(self, entry: Entry, outcome: Outcome, now: Mark) -> None:
-        """The line is on-hook."""
-        entry.ended, entry.outcome = now, outcome
+    async def end(
+        self, entry: Entry, outcome: Outcome, now: Mark, *, job_done: bool = False, put_down: bool = False
+    ) -> None:
+        """The line is on-hook; the rest as in `Entry`."""
+        entry.ended, entry.outcome, entry.job_done, entry.put_down = now, outcome, job_done, put_down
         self._summary = self._summary.after(entry)
         entries = list(self._entries)
         dropped = await self._append({"t": "end", **entry.as_record()}, lambda: self._shorten(entries))

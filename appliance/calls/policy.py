@@ -10,21 +10,28 @@ Theory of operation. `decide` looks at two things.
 |---|---|---|---|---|---|
 | urgent | now, while urgent mail waits | held | passes | passes | held |
 | connection-request, wake | now, while one is asked for | held | passes | held | held |
-| at | a local time after the last automatic call began | held | held | held | held |
-| every | that long after the last complete call's end, or the start of `run` | held | held | held | held |
+| at | a local time that no call has served | held | held | held | held |
+| every | that long after the last call that served it, or the start of `run` | held | held | held | held |
 | queued-messages, queued-size | now, once so much waits | held | held | held | held |
 | oldest-message | that long after its reception | held | held | held | held |
 | bulk | `mail.bulk_max_age` after its reception | held | held | held | held |
-| retry | now, while a failed automatic call's purpose is unmet | held | held | held | held |
+| retry | now, while a failed automatic call's purpose is unmet, see below | held | held | held | held |
 | by-hand | when somebody asks | passes | passes | passes | held |
 
 A cause's call is made at the first moment when it is due and nothing holds it. Of those that are so now the
 first in the table is the call's reason; where none is, the earliest of all is the next call.
 
 - retry: `retry_s` after the end of the last call while that one, by hand or not, was not complete; the ladder
-  goes up with each such call in a row. A call that was connected and moved nothing was billed for nothing: its
-  wait is doubled.
-- min_gap counts from the last complete automatic call; after a failed one it is `retry` that says when.
+  goes up with each such automatic call in a row. An automatic call that was connected and moved nothing was billed
+  for nothing: its wait is doubled. A call by hand puts nobody further than the first step.
+- A partial call that moved something, or one of whose jobs was done, has served `at` and `every`: one account that
+  is out of order makes no calls. One that did not is made again as often as the ladder has steps; then `at` and
+  `every` wait for their next occurrence.
+- min_gap counts from the last automatic call that met its purpose; after a failed one it is `retry` that says when.
+- A call that `posthouse hangup` ended has served `at`, `every` and retry, and is no failure; every automatic call
+  then waits for `min_gap` or the ladder's first step, whichever is longer.
+- Messages that a server has deferred cause no call until `Prospect.deferred_until`: nothing is planned for them, but
+  that is a moment to look again (`Decision.look`).
 - An `at` that fell while no Posthouse ran is not made up; one that something held is called as soon as it may.
 - While the clock is untrusted, `at` and `windows` are ignored (DESIGN §2).
 
@@ -106,13 +113,15 @@ class Requests:
 class Decision:
     """`reason`: call now, for this; None: not now. `next` is the next call (now, where there is a reason), or
     why there is none. `cause`: the next call's reason-to-be. `due`: the occurrence of `at` that a call made
-    now serves. `refused`: why a call asked for by hand is not made ("" when none was asked for or it is made)."""
+    now serves. `refused`: why a call asked for by hand is not made ("" when none was asked for or it is made).
+    `look`: when what waits is another (Unix seconds): look again then at the latest."""
 
     reason: Reason | None
     next: NextCall
     cause: Reason | None = None
     due: float | None = None
     refused: str = ""
+    look: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,26 +156,31 @@ def decide(
             best = (at, cause, text)
             if at <= now:
                 break
+    deferred = _deferred(prospect, now, settings.zone)
     if best is None:
-        return Decision(None, NextCall(None, never or _nothing(prospect)))
+        text = "; ".join(t for t in (never or _nothing(prospect), deferred) if t)
+        return Decision(None, NextCall(None, text), look=prospect.deferred_until)
     at, cause, text = best
-    refused = rules.text if requests.by_hand and rules and at > now else ""
-    return Decision(
-        cause.reason if at <= now else None,
-        NextCall(at, text),
-        cause.reason,
-        cause.due if cause.reason is Reason.AT and at <= now else None,
-        refused,
-    )
+    if at <= now:
+        return Decision(
+            cause.reason, NextCall(at, text), cause.reason, cause.due if cause.reason is Reason.AT else None
+        )
+    refused = rules.text if requests.by_hand and rules else ""
+    text = f"{text}; {deferred}" if deferred else text
+    return Decision(None, NextCall(at, text), cause.reason, refused=refused, look=prospect.deferred_until)
 
 
 def retry_wait_s(schedule: Schedule, past: Summary) -> float:
     """How long after the last call's end the failures in a row hold automatic calls; 0 when there were none."""
     if not past.failures:
         return 0.0
-    ladder = schedule.retry_s or (max(RETRY_FLOOR_S, schedule.min_gap_s),)
+    ladder = _ladder(schedule)
     wait = ladder[min(past.failures, len(ladder)) - 1]
     return wait * 2 if past.fruitless else wait
+
+
+def _ladder(schedule: Schedule) -> tuple[float, ...]:
+    return schedule.retry_s or (max(RETRY_FLOOR_S, schedule.min_gap_s),)
 
 
 def _causes(
@@ -182,7 +196,7 @@ def _causes(
     if schedule.at and times.trusted:
         yield from _at(settings, past, times)
     if schedule.every_s is not None:
-        since = times.wall_of(past.complete_end or times.started)
+        since = times.wall_of(past.every_from or times.started)
         yield _Cause(Reason.EVERY, since + schedule.every_s, f"every {_span(schedule.every_s)}")
     if schedule.queued_messages and prospect.messages >= schedule.queued_messages:
         yield _Cause(Reason.QUEUED_MESSAGES, now, f"queued_messages: {_count(prospect.messages, 'message')}")
@@ -195,18 +209,18 @@ def _causes(
     if prospect.bulk_oldest is not None:
         due = _aged(prospect.bulk_oldest, settings.bulk_max_age_s, now)
         yield _Cause(Reason.BULK, due, f"bulk_max_age: bulk mail has waited {_span(settings.bulk_max_age_s)}")
-    if schedule.retry_s and past.wants_retry(queued=bool(prospect.messages or prospect.bulk_messages)):
+    queued = bool(prospect.messages or prospect.bulk_messages)
+    if schedule.retry_s and past.wants_retry(queued=queued, steps=len(schedule.retry_s)):
         yield _Cause(Reason.RETRY, now, "a failed call is made again")
     if requests.by_hand:
         yield _Cause(Reason.BY_HAND, now, "by hand")
 
 
 def _at(settings: Settings, past: Summary, times: Times) -> Iterator[_Cause]:
-    """The occurrence that no call has served yet, or else the next one. One that fell before `run` started,
-    during a complete call, or before the last automatic call began, is served."""
+    """The occurrence that no call has served yet, or else the next one. One that fell before `run` started, or
+    before the end of a call that served, or for which a call was made, is served."""
     schedule, now = settings.schedule, times.now.wall
-    marks = (times.started, past.complete_end, past.automatic_start)
-    served = max(times.wall_of(m) for m in marks if m is not None)
+    served = max(times.wall_of(m) for m in (times.started, past.served_end) if m is not None)
     if past.at_done is not None and past.at_done <= now + CLOCK_SLACK_S:
         served = max(served, past.at_done)  # a call that set the clock back does not meet its own time again
     last = recurrence.last_at(schedule.at, settings.zone, now)
@@ -229,6 +243,9 @@ def _first_allowed(
         until = times.wall_of(past.last_end) + retry_wait_s(schedule, past)
         failed = _count(past.failures, "failed call", "")
         holds.append(_Hold(until, f"retry after {failed}: not before {_clock_time(until, now, zone)}"))
+    if automatic and past.put_down is not None:
+        until = times.wall_of(past.put_down) + max(schedule.min_gap_s, _ladder(schedule)[0])
+        holds.append(_Hold(until, f"hung up by hand: not before {_clock_time(until, now, zone)}"))
     patient = automatic and cause.reason not in (Reason.URGENT, Reason.CONNECTION_REQUEST, Reason.WAKE)
     if patient and past.gap_from is not None:
         until = times.wall_of(past.gap_from) + schedule.min_gap_s
@@ -276,7 +293,17 @@ def _nothing(prospect: Prospect) -> str:
     waiting = prospect.messages + prospect.bulk_messages
     if waiting:
         return f"{_count(waiting, 'message')}; no condition in [schedule] holds"
-    return "nothing waits"
+    return "" if prospect.deferred else "nothing waits"
+
+
+def _deferred(prospect: Prospect, now: float, zone: ZoneInfo) -> str:
+    n, until = prospect.deferred, prospect.deferred_until
+    if not n or until is None:
+        return ""
+    at = _clock_time(until, now, zone)
+    if n == 1:
+        return f"1 message was deferred by its server and counts again at {at}"
+    return f"{n} messages were deferred by their servers and count again from {at}"
 
 
 def _aged(then: float, age_s: float, now: float) -> float:

@@ -71,7 +71,10 @@ def status(s: Mapping[str, Any], zone: tzinfo) -> str:
 def progress(what: Mapping[str, Any], zone: tzinfo) -> str:
     """A line of `posthouse status --watch`."""
     at = datetime.now(zone).strftime("%H:%M:%S")
-    return f"{at} {what['state']:<12} {clean(what['text'])}"
+    text = clean(what["text"])
+    if what["next_call"]:  # the first line tells of it, in UTC
+        text = text.replace(what["next_call"], when(what["next_call"], zone))
+    return f"{at} {what['state']:<12} {text}"
 
 
 def queue(messages: Sequence[Mapping[str, Any]], zone: tzinfo) -> str:

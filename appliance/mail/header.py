@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from email.utils import formatdate
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Final
 
 from appliance.mail.envelope import Priority
@@ -19,6 +20,8 @@ MAX_HEADER: Final = 256 * 1024
 """A header this long is no mail program's; Postfix stops reading at 100 KB, Exim refuses at 1 MB."""
 MAX_RECEIVED: Final = 100
 """RFC 5321 §6.3: at least 100 before a loop is suspected."""
+MAX_MESSAGE_ID: Final = 998
+"""Characters: RFC 5322 §2.1.1's limit of a line. A longer one is left where it stands, and not kept elsewhere."""
 
 _MT_PRIORITY: Final = re.compile(r"[+-]?[0-9]")
 _HIGH: Final = re.compile(r"[12](?![0-9])")
@@ -27,10 +30,12 @@ _FIELD: Final = re.compile(rb"([!-9;-~]+)[ \t]*:[ \t]*(.*)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a header said. `well_formed`: it begins with a field, or is empty."""
+    """What a header said. `message_id`: "" where it has none, or one longer than `MAX_MESSAGE_ID`; `has_message_id`
+    tells these apart. `well_formed`: it begins with a field, or is empty."""
 
     received: int
     message_id: str
+    has_message_id: bool
     has_date: bool
     priority: Priority
     well_formed: bool
@@ -57,20 +62,22 @@ class HeaderGatherer:
         """What the header says. `data` is the whole message where that has no body."""
         raw = bytes(self.data)
         head = b"" if raw.startswith(b"\r\n") else raw.partition(b"\r\n\r\n")[0]
-        fields: list[tuple[bytes, bytes]] = []
+        unfolded: list[tuple[bytes, list[bytes]]] = []  # joined at the end: a field may have 100,000 lines
         well_formed = True
         for n, line in enumerate(head.split(b"\r\n") if head else []):
-            if line[:1] in (b" ", b"\t") and fields:
-                name, value = fields[-1]
-                fields[-1] = (name, value + line)
+            if line[:1] in (b" ", b"\t") and unfolded:
+                unfolded[-1][1].append(line)
             elif match := _FIELD.match(line):
-                fields.append((match[1].lower(), match[2]))
+                unfolded.append((match[1].lower(), [match[2]]))
             elif n == 0:
                 well_formed = False
                 break
+        fields = [(name, b"".join(lines)) for name, lines in unfolded]
+        message_id = next((_text(v) for name, v in fields if name == b"message-id"), "")
         return Header(
             received=sum(name == b"received" for name, _ in fields),
-            message_id=next((_text(v) for name, v in fields if name == b"message-id"), ""),
+            message_id=message_id if len(message_id) <= MAX_MESSAGE_ID else "",
+            has_message_id=bool(message_id),
             has_date=any(name == b"date" for name, _ in fields),
             priority=_priority(fields),
             well_formed=well_formed,
@@ -110,5 +117,5 @@ def received_field(
     to = f" for <{recipient}>" if recipient else ""
     return (
         f"Received: from {client_name} ({address})\r\n\tby {hostname} with {protocol} id {message_id}{to};\r\n"
-        f"\t{formatdate(now, localtime=False)}\r\n"
+        f"\t{format_datetime(datetime.fromtimestamp(now, UTC))}\r\n"
     ).encode()

@@ -57,6 +57,8 @@ class Submission:
     users: dict[str, None] = field(default_factory=dict)
     remote: dict[str, Recipient] = field(default_factory=dict)
     count: int = 0
+    has_room: dict[str, bool] = field(default_factory=dict)
+    """By user: what his mailbox said of the declared size. Asked once: it may have to look at thousands of files."""
 
 
 class PostOffice:
@@ -112,8 +114,10 @@ class PostOffice:
         if route.remote and not self.router.smarthosts(envelope.sender):
             return Refusal(550, "5.7.1", f"no smarthost carries mail of <{envelope.sender}>")
         for user in route.users:
-            if not self.mailboxes[user].has_room(envelope.size):
-                return Refusal(452, "4.2.2", f"the mailbox of {user} is full")
+            if user not in submission.has_room:
+                submission.has_room[user] = self.mailboxes[user].has_room(envelope.size)
+            if not submission.has_room[user]:
+                return _full(user)
         if route.remote and (refusal := self.too_large(envelope.sender, envelope.size)):
             return refusal
         submission.count += 1
@@ -121,6 +125,14 @@ class PostOffice:
         for address in route.remote:
             copy = Recipient(address, notify=recipient.notify, orcpt=recipient.orcpt)
             submission.remote.setdefault(address, copy)
+        return None
+
+    async def over_quota(self, submission: Submission, size: int) -> Refusal | None:
+        """Whether a message of that true size is too much for a mailbox that it goes to. Raises OSError."""
+        for user in submission.users:
+            box = self.mailboxes[user]
+            if box.quota_bytes is not None and not await trio.to_thread.run_sync(box.has_room, size):
+                return _full(user)
         return None
 
     def too_large(self, sender: str, size: int) -> Refusal | None:
@@ -342,6 +354,10 @@ def _hostname(site: Site) -> str:
         return name if name.isascii() else name.encode("idna").decode()
     except UnicodeError:
         return site.name
+
+
+def _full(user: str) -> Refusal:
+    return Refusal(452, "4.2.2", f"the mailbox of {user} is full")
 
 
 def _failed(recipient: Recipient, verdict: Verdict) -> Recipient:

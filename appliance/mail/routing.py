@@ -7,6 +7,7 @@ circle is refused.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,9 @@ __all__ = ["Refusal", "Route", "Router", "bare_address"]
 
 MAX_ALIAS_DEPTH: Final = 10
 """Aliases that lead to aliases: more is a mistake, as every mail system's limit says."""
+
+_PLAIN: Final = re.compile(r"[^\s\x00-\x1f\x7f()<>\[\]:;@\\,\"]+")
+"""What a local part may be without quotes (RFC 5321 §4.1.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +44,15 @@ class Refusal:
 
 
 def bare_address(address: str) -> str:
-    """Case-folded and without `+tag`, for comparing."""
+    """Case-folded, without `+tag`, needless quotes (RFC 5321 §4.1.2: they mean nothing) and the domain's final dot, for
+    comparing."""
     local, at, domain = address.rpartition("@")
     if not at:
         local, domain = domain, ""
-    return (local.partition("+")[0] or local).casefold() + at + domain.casefold()
+    if local[:1] == local[-1:] == '"':
+        plain = re.sub(r"\\(.)", r"\1", local[1:-1])
+        local = plain if _PLAIN.fullmatch(plain) else local
+    return (local.partition("+")[0] or local).casefold() + at + domain.casefold().removesuffix(".")
 
 
 class Router:
@@ -99,6 +107,11 @@ class Router:
     def may_send_as(self, user: str, sender: str) -> bool:
         """Whether a logged-in user may give this MAIL FROM: one of his own addresses, or `<>`."""
         return not sender or self._user_of.get(bare_address(sender)) == user
+
+    def may_send_without_login(self, sender: str) -> bool:
+        """Whether a trusted client may give this MAIL FROM: one that a smarthost carries, or `<>`. A site without any
+        smarthost has local mail only, and takes it from every sender."""
+        return not sender or not self._mail.smarthost or bool(self.smarthosts(sender))
 
     def user_of(self, address: str) -> str:
         """The user whose address this is, or ""."""

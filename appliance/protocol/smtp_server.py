@@ -125,8 +125,8 @@ class SmtpServer:
 
     @property
     def in_body(self) -> bool:
-        """Whether message bytes are due: the driver's minimum rate holds."""
-        return self._state is _State.DATA or self._chunk_left > 0
+        """Whether a message has begun and not ended: the driver's minimum rate holds, between chunks too."""
+        return self._state in (_State.DATA, _State.CHUNKS) or self._chunk_left > 0
 
     # ---- what the driver says
     def greet(self) -> None:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["BUFFER", "Draft"]
 
 BUFFER: Final = 128 * 1024
-"""Bytes of one message in memory: 64 MB for 500 sessions at once; a message of 100 KB costs no hop of its own."""
+"""Bytes of one message in memory; a message of 100 KB costs no hop of its own. 500 sessions at once: 64 MB. What its
+first `write` brings comes on top until it is on the disk: a whole header, which a session gathers (256 KiB at most, so
+128 MB more for 500 of them, each in the middle of the longest one)."""
 
 
 class Draft:

@@ -251,6 +251,22 @@ def test_an_unanswered_event_is_our_defect() -> None:
         server.next_event()
 
 
+def test_a_message_is_under_way_between_its_chunks() -> None:
+    """The driver's minimum rate holds for the whole message."""
+    driver = Driver()
+    under_way = []
+    for said in (
+        b"EHLO pc\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n", b"BDAT 3\r\n", b"a", b"bc", b"BDAT 0\r\n",
+        b"BDAT 1 LA", b"ST\r\n", b"d",
+    ):  # fmt: skip
+        driver.say(said)
+        under_way.append(driver.server.in_body)
+    assert under_way == [False, True, True, True, True, True, True, False]
+    assert driver.messages == [b"abcd"]
+    driver.say(b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nBDAT 3\r\nabcRSET\r\n")
+    assert not driver.server.in_body
+
+
 def test_reset_in_the_middle_is_told() -> None:
     driver = Driver()
     driver.say(HELLO + ENVELOPE + HELLO)

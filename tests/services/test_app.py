@@ -233,6 +233,19 @@ async def test_a_line_with_ppp_is_never_dialled(running: Running) -> None:
         await running.ask("hangup")
 
 
+async def test_a_line_that_can_t_be_dialled_is_told_of_at_once(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    why = 'PPP is not built yet: only bearer = "none" can be dialled'
+    assert journal(caplog, "line-not-usable") == [f"pstn: {why}"]
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "posthouse"), trio.fail_after(WAIT):
+        await running.reload(rest=LINE.replace("pstn", "second"))
+        while not journal(caplog, "line-not-usable"):  # the caller is replaced behind the reload
+            await trio.sleep(0.01)
+    assert journal(caplog, "line-not-usable") == [f"second: {why}"]
+
+
 # ---- SIGHUP
 async def test_a_new_user_may_log_in_and_the_session_of_another_goes_on(running: Running) -> None:
     client = await running.connect()

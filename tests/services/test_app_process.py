@@ -18,6 +18,7 @@ import trio
 from appliance import app
 from appliance.app import Core, House
 from appliance.config.load import load
+from appliance.storage.paths import unlock
 from appliance.supervisor import CrashLoop
 from fakes.config import HASH, SITE
 from fakes.notify import NotifySocket
@@ -88,11 +89,16 @@ def test_a_life(signum: signal.Signals, file: Path, start: Start) -> None:
     assert posthouse(file, "status").returncode == 3
 
 
-def test_a_second_one_on_the_same_state(file: Path, start: Start) -> None:
+@pytest.mark.parametrize(
+    ("state", "runtime", "taken"), [("state", "run", "state"), ("state", "run2", "state"), ("state2", "run", "run")]
+)
+def test_a_second_one_on_the_same_folders(file: Path, start: Start, state: str, runtime: str, taken: str) -> None:
     process = start()
-    second = posthouse(file, "run")
+    other = file.with_name("other.toml")
+    other.write_text(SITE + f'state = "{state}"\nruntime = "{runtime}"\n')
+    second = posthouse(other, "run")
     assert second.returncode == 1
-    assert second.stderr == f"posthouse: another Posthouse runs on {file.parent}/state\n"
+    assert second.stderr == f"posthouse: another Posthouse runs on {file.parent}/{taken}\n"
     assert posthouse(file, "status").returncode == 0  # the first one's socket is untouched
     process.kill()
     process.wait(WAIT)
@@ -149,7 +155,7 @@ def test_what_ends_a_run(
     kept = _keep_cores(monkeypatch)
     assert app.run(load(file), file) == 1
     assert capsys.readouterr() == ("", printed)
-    os.close(kept[0]._lock)
+    unlock(kept[0].locks)
 
 
 def test_a_defect_is_shown_whole(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +170,7 @@ def test_a_defect_is_shown_whole(file: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(BaseExceptionGroup) as raised:
         app.run(load(file), file)
     assert raised.group_contains(KeyError)
-    os.close(kept[0]._lock)
+    unlock(kept[0].locks)
 
 
 def _keep_cores(monkeypatch: pytest.MonkeyPatch) -> list[Core]:

@@ -12,15 +12,19 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from appliance import __version__
+from appliance.call import Outcome
 from appliance.cli import main
 from appliance.config.passwords import verify_password
+from appliance.control import views
 from appliance.protocol.control import SOCKET_NAME
 from fakes.config import LINE, SITE
 
@@ -182,16 +186,74 @@ def test_check_prints_every_error(file: Path, cli: Callable[..., int], capsys: p
     assert all(line.startswith(f"{file}:") for line in lines)
 
 
-@pytest.mark.parametrize("verb", ["run", "status", "dial", "hangup", "queue", "calls"])
+ASKING = ["status", "dial", "hangup", "queue", "calls"]
+
+
+@pytest.mark.parametrize("verb", ["run", "check"])
 def test_a_bad_configuration(
     file: Path, cli: Callable[..., int], verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file.write_text("[site]\n")
     assert cli(verb) == 2
     assert "site.name: is missing" in capsys.readouterr().err
-    file.unlink()
+
+
+@pytest.mark.parametrize("verb", ["run", "check", *ASKING])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(None, "toml: can't be read: No such file"), ("[site\n", ":1: toml: expected ']'"),
+     ("[site]\nname = 'a'\nruntime = 7\n", ":3: site.runtime: is an integer; expected a folder"),
+     ("[site]\nname = 'a'\nruntime = ''\n", ":3: site.runtime: is empty; expected a folder")],
+)  # fmt: skip
+def test_a_file_that_does_not_say_where_to_ask(
+    file: Path, cli: Callable[..., int], verb: str, text: str | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is None:
+        file.unlink()
+    else:
+        file.write_text(text)
     assert cli(verb) == 2
-    assert "can't be read: No such file" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["nonsense = 1\n", "[[line]]\n", "[mail]\nsmtp = 25\n", '[[user]]\nname = "a"\nname2 = 7\n']
+)
+def test_a_mistake_elsewhere_is_no_reason_not_to_ask(
+    stub: Stub, file: Path, cli: Callable[..., int], wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(SITE + 'runtime = "run"\ntimezone = "Nowhere/Atall"\n' + wrong)
+    (file.parent / "secrets.toml").mkdir()  # can't be read
+    for verb, result in {"status": STATUS, "dial": CALL, "hangup": None, "queue": [MESSAGE], "calls": [CALL]}.items():
+        stub.answers[verb] = {"result": result}
+        assert cli(verb) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("zone", "at"), [("", "12:00:20"), ('timezone = "Asia/Tokyo"', "21:00:20"), ("timezone = 9", "12:00:20")]
+)
+def test_times_are_those_of_the_site(
+    stub: Stub,
+    file: Path,
+    cli: Callable[..., int],
+    zone: str,
+    at: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        file.write_text(f'[site]\nruntime = "run"\n{zone}\n')
+        stub.answers["status"] = {"result": STATUS}
+        cli("status")
+        assert f"since 2026-01-05 {at}\n" in capsys.readouterr().out
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_what_is_not_built_yet(file: Path, cli: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,7 +342,11 @@ def test_dial_tells_the_outcome(
 ) -> None:
     stub.answers["dial"] = {"result": {**CALL, "outcome": outcome}}
     assert cli("dial", *["--json"] * as_json) == code
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert err.count("\n") == code
+    if code:
+        assert err.startswith("posthouse: call 7 to 0570000111 failed: ")
+        assert err.endswith("; dialled 2 times\n")
     assert (json.loads(out)["outcome"] if as_json else out) == (outcome if as_json else f"{outcome}\n")
 
 
@@ -318,7 +384,7 @@ def test_the_calls_for_a_person(stub: Stub, cli: Callable[..., int], capsys: pyt
     assert first.split()[0] == "7"
     assert {"pstn", "urgent", "complete", "33600", "900", "11M"} <= set(first.split())
     assert "under way" in second
-    assert saved == "1 calls carried 7 messages; with a call for each that is 6 calls saved"
+    assert saved == "1 call carried 7 messages; with a call for each message that is 6 calls saved"
 
 
 def test_the_status_for_a_person(stub: Stub, cli: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
@@ -437,6 +503,31 @@ def test_a_reader_that_goes_away(stub: Stub, file: Path, count: int, reader: str
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("count", [1, 5000])
+@pytest.mark.parametrize("verb", [["calls"], ["status", "--watch"], ["passwd"]])
+def test_an_output_that_takes_nothing(stub: Stub, file: Path, count: int, verb: list[str]) -> None:
+    stub.answers["calls"] = {"result": [CALL] * count}
+    stub.answers["watch"] = [{"progress": {**STATUS["line"], "text": "dialling"}}]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance", *verb, "--config", str(file)], stdout=full, stderr=subprocess.PIPE,
+            text=True, timeout=60, cwd=ROOT, check=False, input="correct horse\n",
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "posthouse: the output could not be written: No space left on device\n"
+
+
+def test_a_password_that_is_no_text() -> None:
+    for encoding in ("utf-8", "ascii"):
+        done = subprocess.run(
+            [sys.executable, "-m", "appliance", "passwd"], input=b"\xff\xfe\n", capture_output=True, timeout=60, cwd=ROOT,
+            check=False, env={k: v for k, v in os.environ.items() if k != "POSTHOUSE_PASSWORD"}
+            | {"PYTHONIOENCODING": encoding},
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert done.stderr == b"posthouse: the password is no UTF-8\n"
+
+
 def test_a_surrounding_that_knows_ascii_alone(stub: Stub, file: Path) -> None:
     stub.answers["queue"] = {"result": [{**MESSAGE, "sender": "花子@harbour.example"}]}
     for verb in (["queue"], ["queue", "--json"]):
@@ -457,8 +548,24 @@ def test_status_loads_no_room() -> None:
 
 
 def test_an_interrupt(file: Path, cli: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object, **more: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("appliance.config.load.load", interrupted)
+    monkeypatch.setattr("appliance.control.client.ask", interrupted)
+    assert cli("status") == 130
+    assert cli("status", "--watch") == 0  # the way to end it
     assert cli("check") == 130  # as a shell counts it: 128 and SIGINT
+
+
+def test_the_first_line_of_watching_has_the_time_of_the_site() -> None:
+    planned = "2026-01-05T12:00:00.000Z"
+    what = {**STATUS["line"], "next_call": planned, "text": f"next call {planned}: at 21:00"}
+    assert views.progress(what, ZoneInfo("Asia/Tokyo")).endswith(" next call 2026-01-05 21:00:00: at 21:00")
+
+
+@pytest.mark.parametrize("outcome", [o for o in Outcome if o not in (Outcome.COMPLETE, Outcome.PARTIAL)])
+def test_why_a_call_failed(outcome: Outcome) -> None:
+    text = views.why({**CALL, "outcome": outcome.value, "number": "", "dials": 1})
+    assert text.startswith("call 7 failed: ") and text.endswith("; dialled once")
+    assert text.removeprefix("call 7 failed: ").partition(";")[0] != outcome.value

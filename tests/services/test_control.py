@@ -251,6 +251,23 @@ async def test_permissions(house: House) -> None:
     assert found.st_gid in (group, os.getgid())
 
 
+@pytest.mark.parametrize(("mode", "given"), [(0o750, True), (0o700, True), (0o755, False), (0o1777, False)])
+async def test_the_group_may_enter_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, given: bool
+) -> None:
+    """But a folder that everybody may enter stays whose it is."""
+    changed: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(server_module.os, "chown", lambda path, uid, gid: changed.append((path.name, uid, gid)))
+    monkeypatch.setattr(server_module, "SOCKET_GROUP", grp.getgrgid(0).gr_name)
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    runtime.chmod(mode)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_control, runtime, Verbs().table())
+        nursery.cancel_scope.cancel()
+    assert changed == [("run", -1, 0)] * given + [(SOCKET_NAME, -1, 0)]
+
+
 async def test_a_dead_ones_socket_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / SOCKET_NAME))

@@ -13,8 +13,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from appliance.call import Dialled, JobReport, OpenCall, Outcome, Prospect
-from appliance.calls.caller import Caller, CallRefused
+from appliance.call import Dialled, JobReport, LineState, OpenCall, Outcome, Prospect
+from appliance.calls.caller import Caller, CallRefused, Told
 from appliance.calls.cycle import Way
 from appliance.calls.ledger import Ledger
 from appliance.config.model import Bearer, Line, Schedule
@@ -243,14 +243,14 @@ async def test_status_over_a_call(site: Site, autojump_clock: MockClock) -> None
 
 
 async def test_watchers_see_the_whole_call_also_late_ones(site: Site, autojump_clock: MockClock) -> None:
-    first: list[str] = []
-    late: list[str] = []
+    first: list[Told] = []
+    late: list[Told] = []
 
-    async def watch(lines: list[str], after: float) -> None:
+    async def watch(lines: list[Told], after: float) -> None:
         await trio.sleep(after)
         with site.caller.watch() as channel:
-            async for line in channel:
-                lines.append(line)
+            async for told in channel:
+                lines.append(told)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch, first, 0)
@@ -260,8 +260,12 @@ async def test_watchers_see_the_whole_call_also_late_ones(site: Site, autojump_c
             await site.caller.dial()
         # the channels end with `run`, and so do the watchers
     assert first == late
-    assert first[:3] == ["call 1: by-hand", "dialling 111 (1 of 1)", "CONNECT 9600"]
-    assert first[-1].startswith("on-hook after 12.0 s: complete")
+    assert [told.text for told in first[:3]] == ["call 1: by-hand", "dialling 111 (1 of 1)", "CONNECT 9600"]
+    assert first[-1].text.startswith("on-hook after 12.0 s: complete")
+    states = {told.text: told.state for told in first}
+    assert states["dialling 111 (1 of 1)"] is LineState.DIALLING
+    assert states["hanging up"] is LineState.HANGING_UP
+    assert first[-1].state is LineState.IDLE
     with site.caller.watch() as channel:
         assert [line async for line in channel] == []
 

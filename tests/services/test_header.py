@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from email import message_from_bytes
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.mail.envelope import Priority
-from appliance.mail.header import MAX_HEADER, Header, HeaderGatherer, priority_of_number, received_field
+from appliance.mail.header import MAX_HEADER, MAX_MESSAGE_ID, Header, HeaderGatherer, priority_of_number, received_field
 
 
 def read(data: bytes, every: int = 0) -> Header:
@@ -93,6 +94,30 @@ def test_read(data: bytes, message_id: str, has_date: bool, received: int, well_
     assert header.well_formed is well_formed
 
 
+@pytest.mark.parametrize(("size", "kept"), [(MAX_MESSAGE_ID, True), (MAX_MESSAGE_ID + 1, False), (200_000, False)])
+def test_a_message_id_beyond_any_line_is_not_kept(size: int, kept: bool) -> None:
+    name = f"<{'x' * (size - 2)}>"
+    header = read(fields("Message-ID: " + name))
+    assert header.message_id == (name if kept else "")
+    assert header.has_message_id
+
+
+def test_no_message_id_and_an_empty_one() -> None:
+    assert not read(fields("Subject: x")).has_message_id
+    assert not read(fields("Message-ID:  ")).has_message_id
+
+
+def test_a_field_of_a_million_lines_takes_no_longer_than_its_bytes() -> None:
+    """Ten times and more below the time that joining it line by line takes."""
+    gatherer = HeaderGatherer()
+    gatherer.data += b"Priority: urg\r\n" + b" \r\n" * 1_500_000 + b"\tx\r\nDate: y"
+    began = time.monotonic()
+    header = gatherer.read()
+    assert time.monotonic() - began < 20
+    assert header.has_date
+    assert header.priority is Priority.NORMAL
+
+
 @pytest.mark.parametrize("every", [1, 2, 3, 4, 5, 1000])
 def test_the_end_of_the_header_is_seen_wherever_it_is_cut(every: int) -> None:
     data = b"Subject: x\r\nDate: y\r\n\r\n" + b"body\r\n\r\n" * 50
@@ -155,4 +180,4 @@ def test_received(client: str, recipient: str, address: str) -> None:
     value = " ".join(str(message_from_bytes(raw + b"\r\n")["Received"]).split())
     to = f" for <{recipient}>" if recipient else ""
     by = f"by harbour.harbour.example with ESMTPSA id abc{to}"
-    assert value == f"from pc.example ({address}) {by}; Mon, 05 Jan 2026 12:00:00 -0000"
+    assert value == f"from pc.example ({address}) {by}; Mon, 05 Jan 2026 12:00:00 +0000"

@@ -11,6 +11,7 @@ import trio
 
 from appliance.call import Outcome, Reason
 from appliance.calls import ledger as ledger_module
+from appliance.calls.entry import Entry
 from appliance.calls.ledger import Ledger
 from appliance.calls.redial import CONNECTED
 from appliance.storage.committer import Committer
@@ -85,6 +86,26 @@ CALL_KEYS = {
     "id", "line", "reason", "number", "dials", "started", "connected", "ended", "duration_s", "outcome", "rate",
     "bytes_in", "bytes_out", "sent", "fetched", "failed", "circuits", "units", "cost", "currency",
 }  # fmt: skip
+
+
+async def test_how_a_call_ended_outlives_the_process(tmp_path: Path) -> None:
+    ledger, clock = open_ledger(tmp_path), FakeClock()
+    assert ledger.last() is None
+    entry = await ledger.begin(Reason.AT, "pstn", clock.now())
+    await ledger.end(entry, Outcome.PARTIAL, clock.now(), job_done=True)
+    served = ledger.summary().served_end
+    entry = await ledger.begin(Reason.AT, "pstn", clock.now())
+    await ledger.end(entry, Outcome.HUNG_UP, clock.now(), put_down=True)
+    before = ledger.summary()
+    ledger.close()
+    again = open_ledger(tmp_path)
+    assert again.summary() == before
+    assert (before.served_end, before.put_down, before.failures) == (served, entry.ended, 1)
+    assert again.last() == entry
+    old = entry.as_record()
+    del old["job_done"], old["put_down"]  # as it was written before these were known
+    assert not Entry.from_record(old).put_down
+    again.close()
 
 
 async def test_a_call_as_the_command_line_shows_it(tmp_path: Path) -> None:

@@ -117,6 +117,38 @@ async def test_a_full_mailbox(tmp_path: Path) -> None:
         assert refusal(it, TARO) == (452, "4.2.2")
 
 
+@pytest.mark.parametrize(("quota", "answer"), [(1000, None), (99, (452, "4.2.2"))])
+async def test_a_mailbox_is_looked_at_once_for_all_recipients(
+    quota: int, answer: tuple[int, str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have thousands of files, and the event loop waits."""
+    it = FakeOffice(tmp_path)
+    box = it.mailboxes["taro"]
+    box.quota_bytes = quota
+    asked = []
+    has_room = box.has_room
+    monkeypatch.setattr(box, "has_room", lambda size: asked.append(size) or has_room(size))
+    submission = it.office.begin(Envelope("x", HANAKO, [], 0.0, size=100))
+    for i in range(10):
+        got = it.office.add(submission, Recipient(f"taro+{i}@harbour.example"))
+        assert (got and (got.code, got.status)) == answer
+    assert asked == [100]
+
+
+async def test_the_true_size_counts_for_the_quota(tmp_path: Path) -> None:
+    async with FakeOffice(tmp_path).running() as it:
+        it.mailboxes["taro"].quota_bytes = 1000
+        submission = it.office.begin(Envelope("x", HANAKO, [], 0.0))
+        for address in (HANAKO, TARO):
+            assert it.office.add(submission, Recipient(address)) is None
+        assert await it.office.over_quota(submission, 1000) is None
+        got = await it.office.over_quota(submission, 1001)
+        assert got is not None
+        assert (got.code, got.status) == (452, "4.2.2")
+        await it.submit(TARO)  # while this one comes
+        assert await it.office.over_quota(submission, 1000) is not None
+
+
 # ---- nobody has what was refused
 class FailingDisk(Disk):
     """Fails operation number `at` (from 1) with ENOSPC, or every one from there on."""

@@ -298,7 +298,7 @@ def test_no_way_out(ways: tuple[WayOut, ...], words: str) -> None:
         # fell while nothing ran: not made up
         ("2026-01-05 08:00", "2026-01-05 07:45", past(), None),
         ("2026-01-05 08:00", "2026-01-05 07:29", past(), Reason.AT),
-        # a call that is over and complete has served it, one that failed and began behind it too
+        # a call that is over and complete has served it, a partial one that was good for something too
         (
             "2026-01-05 08:00",
             "2026-01-05 07:00",
@@ -311,11 +311,17 @@ def test_no_way_out(ways: tuple[WayOut, ...], words: str) -> None:
             past(ended(Outcome.PARTIAL, at=utc("2026-01-05 07:32"))),
             Reason.RETRY,
         ),
-        # one that failed and began before it has not, nor one by hand that failed
+        # one that failed has not, wherever it began, by hand or not
         (
             "2026-01-05 08:00",
             "2026-01-05 07:00",
-            past(ended(Outcome.PARTIAL, at=utc("2026-01-05 07:31"), length=120)),
+            past(ended(Outcome.CARRIER_LOST, at=utc("2026-01-05 07:31"), length=120)),
+            Reason.AT,
+        ),
+        (
+            "2026-01-05 08:00",
+            "2026-01-05 07:00",
+            past(ended(Outcome.PARTIAL, at=utc("2026-01-05 07:32"), sent=0)),
             Reason.AT,
         ),
         (

@@ -42,6 +42,13 @@ def router(unknown: str = "reject", postmaster: str = "", smarthost: tuple[Smart
         ("straße@x", "strasse@x"),
         ("a@b@c", "a@b@c"),
         ("postmaster", "postmaster"),
+        ('"hanako"@harbour.example', "hanako@harbour.example"),
+        ('"Han\\ako+x"@harbour.example.', "hanako@harbour.example"),
+        ('"Postmaster"', "postmaster"),
+        ('"han ako"@harbour.example', '"han ako"@harbour.example'),  # these quotes mean something
+        ('"han@ako"@harbour.example', '"han@ako"@harbour.example'),
+        ('""@harbour.example', '""@harbour.example'),
+        ('"hanako@harbour.example', '"hanako@harbour.example'),
     ],
 )
 def test_bare_address(address: str, bare: str) -> None:
@@ -57,6 +64,9 @@ def test_bare_address(address: str, bare: str) -> None:
         ("hanako.y@isp.example", ["hanako"], []),  # whatever its domain
         ("MÜLLER+x@harbour.example", ["taro"], []),
         ("bare@harbour.example", ["bare"], []),  # no addresses: by the name
+        ('"hanako.y"@isp.example', ["hanako"], []),
+        ("hanako.y@isp.example.", ["hanako"], []),
+        ('"some body"@isp.example.', [], ['"some body"@isp.example.']),
         ("other@isp.example", [], ["other@isp.example"]),
         ("Some.Body+x@Far.Example", [], ["Some.Body+x@Far.Example"]),  # goes out as it came
         ("x@[192.0.2.1]", [], ["x@[192.0.2.1]"]),
@@ -82,6 +92,7 @@ def test_route(address: str, users: list[str], remote: list[str]) -> None:
         ("a@harbour.example", "5.4.6"),
         ("b+y@harbour.example", "5.4.6"),
         ("nobody", "5.1.1"),
+        ("nobody@harbour.example.", "5.1.1"),
     ],
 )
 def test_refused(address: str, status: str | None) -> None:
@@ -168,3 +179,12 @@ def test_two_users_with_one_address_are_the_first_ones() -> None:
 def test_an_alias_with_a_tag_of_its_own() -> None:
     """Tags are no part of any address: such an alias is that of all its tags."""
     assert router().route("lists+other@harbour.example") == Route(("bare",))
+
+
+@pytest.mark.parametrize(
+    ("sender", "may"),
+    [("camera@isp.example", True), ("camera@far.example", False), ("hanako@harbour.example", False), ("", True)],
+)
+def test_senders_without_a_login(sender: str, may: bool) -> None:
+    assert router().may_send_without_login(sender) is may
+    assert router(smarthost=()).may_send_without_login(sender)  # a site of local mail alone

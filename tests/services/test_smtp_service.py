@@ -24,6 +24,7 @@ from appliance.mail.header import MAX_HEADER, MAX_RECEIVED
 from appliance.mail.lan import smtp as module
 from appliance.mail.lan.logins import Logins
 from appliance.mail.lan.smtp import SmtpService
+from appliance.storage.draft import BUFFER
 from appliance.transport.listen import Address, ClientLimits, open_listeners, serve
 from appliance.transport.self_signed import make_self_signed
 from appliance.transport.tls import server_context
@@ -150,7 +151,7 @@ async def test_smtplib_with_starttls(house: House) -> None:
     (sent,) = house.sent()
     received = " ".join(sent.split(b"Message-ID")[0].decode().split())
     assert re.fullmatch(
-        r"Received: from \S+ \(\[127\.0\.0\.1\]\) by harbour\.harbour\.example with ESMTPSA id \w+; .* -0000", received
+        r"Received: from \S+ \(\[127\.0\.0\.1\]\) by harbour\.harbour\.example with ESMTPSA id \w+; .* \+0000", received
     )
     (copy,) = house.office.mailbox("taro")
     assert copy == b"Return-Path: <hanako@harbour.example>\r\n" + sent
@@ -217,9 +218,41 @@ async def test_without_a_login(house: House, options: dict[str, Any]) -> None:
     (envelope,) = house.office.office.pending()
     assert (envelope.user, envelope.client) == ("", "127.0.0.1")
     assert house.office.office.prospect().urgent == 0
-    # Another sender has no smarthost here.
-    said = b"MAIL FROM:<x@other.example>\r\nRCPT TO:<boss@far.example>\r\nRCPT TO:<taro@harbour.example>\r\n"
+    assert envelope.priority is Priority.NORMAL  # it jumps no queue
+    # Another sender has no smarthost here, not even a user's address.
+    for sender in (b"x@other.example", b"taro@harbour.example"):
+        said = b"MAIL FROM:<" + sender + b">\r\nRCPT TO:<hanako@harbour.example>\r\n"
+        assert await client.codes(said, 2) == ["550 5.7.1", "503 5.5.1"]
+    assert await client.codes(b"MAIL FROM:<>\r\nRCPT TO:<hanako@harbour.example>\r\n", 2) == ["250 2.1.0", "250 2.1.5"]
+
+
+async def test_a_site_without_smarthosts_takes_local_mail_without_a_login(house: House) -> None:
+    await house.start(trusted_networks=("127.0.0.1",), smarthost=())
+    client = await house.hello(b"")
+    said = b"MAIL FROM:<camera@far.example>\r\nRCPT TO:<boss@far.example>\r\nRCPT TO:<taro@harbour.example>\r\n"
     assert await client.codes(said, 3) == ["250 2.1.0", "550 5.7.1", "250 2.1.5"]
+
+
+@pytest.mark.parametrize(
+    ("login", "parameter", "field", "priority"),
+    [
+        (b"", b"", b"Priority: urgent", Priority.NORMAL),
+        (b"", b" MT-PRIORITY=9", b"Subject: x", Priority.NORMAL),
+        (b"", b" MT-PRIORITY=-9", b"Priority: urgent", Priority.NON_URGENT),
+        (b"", b"", b"Priority: non-urgent", Priority.NON_URGENT),
+        (LOGIN, b"", b"Priority: urgent", Priority.URGENT),
+        (LOGIN, b" MT-PRIORITY=9", b"Subject: x", Priority.URGENT),
+    ],
+)
+async def test_who_may_be_urgent(
+    house: House, login: bytes, parameter: bytes, field: bytes, priority: Priority
+) -> None:
+    await house.start(trusted_networks=("127.0.0.1",))
+    client = await house.hello(login)
+    await client.say(ENVELOPE.replace(b"example>", b"example>" + parameter, 1) + b"DATA\r\n", 3)
+    assert await client.codes(field + b"\r\n\r\n.\r\n") == ["250 2.0.0"]
+    (envelope,) = house.office.office.pending()
+    assert envelope.priority is priority
 
 
 async def test_another_network_is_not_trusted(house: House) -> None:
@@ -300,6 +333,21 @@ async def test_a_mailbox_without_room(house: House) -> None:
     assert await client.codes(said % 100, 3) == ["250 2.1.0", "250 2.1.5", "250 2.0.0"]
 
 
+@pytest.mark.parametrize("declared", [b"", b" SIZE=10"])
+async def test_a_message_larger_than_declared_and_than_the_quota(house: House, declared: bytes) -> None:
+    await house.start()
+    house.office.mailboxes["taro"].quota_bytes = 2000
+    client = await house.hello()
+    said = b"MAIL FROM:<hanako@harbour.example>" + declared + b"\r\nRCPT TO:<taro@harbour.example>\r\n"
+    said += b"RCPT TO:<hanako@harbour.example>\r\nRCPT TO:<boss@far.example>\r\nDATA\r\n"
+    for size, code in ((200_000, "452 4.2.2"), (3000, "452 4.2.2"), (100, "250 2.0.0")):
+        assert await client.codes(said, 5) == ["250 2.1.0", *["250 2.1.5"] * 3, "354"]
+        assert await client.codes(b"x: y\r\n\r\n" + b"z" * size + b"\r\n.\r\n") == [code]
+        count = code.startswith("250")
+        assert len(house.sent()) == len(house.office.mailbox("taro")) == len(house.office.mailbox("hanako")) == count
+    assert not list(house.office.paths.incoming.iterdir())
+
+
 async def test_sizes(house: House) -> None:
     await house.start(message_limit_bytes=10_000)
     house.office.office.call_capacity = lambda: 5000
@@ -332,6 +380,39 @@ async def test_a_full_disk(house: House, monkeypatch: pytest.MonkeyPatch) -> Non
     assert await client.codes(ENVELOPE + b"DATA\r\n", 3) == ["250 2.1.0", "250 2.1.5", "354"]
     assert await client.codes(b"x: y\r\n\r\n.\r\n") == ["250 2.0.0"]
     assert not list(house.office.paths.incoming.iterdir())
+
+
+@pytest.mark.parametrize("verb", ["DATA", "BDAT"])
+async def test_the_reserve_is_kept_while_a_message_comes(
+    house: House, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little was declared: what is written exceeds what new mail may use by a draft's buffer at most."""
+    await house.start()
+    client = await house.hello()
+    data = b"x: y\r\n\r\n" + b"z" * 3_000_000 + b"\r\n"
+    room = 1_000_000
+    written = 0
+    write = house.office.disk.write
+
+    def count(fd: int, piece: bytes | bytearray) -> None:
+        nonlocal written
+        written += len(piece)
+        write(fd, piece)
+
+    with monkeypatch.context() as filling:
+        filling.setattr(house.office.disk, "write", count)
+        filling.setattr(type(house.office.office), "free_bytes", lambda self: room - written)
+        if verb == "DATA":
+            await client.say(ENVELOPE + b"DATA\r\n", 3)
+            assert await client.codes(data + b".\r\n") == ["452 4.3.1"]
+        else:
+            assert await client.codes(ENVELOPE + b"BDAT %d LAST\r\n" % len(data) + data, 3) == [
+                "250 2.1.0", "250 2.1.5", "452 4.3.1",
+            ]  # fmt: skip
+        assert 0 < written <= room + 2 * BUFFER
+        assert not list(house.office.paths.incoming.iterdir())
+    assert await client.codes(ENVELOPE + b"DATA\r\n", 3) == ["250 2.1.0", "250 2.1.5", "354"]
+    assert await client.codes(b"x: y\r\n\r\n.\r\n") == ["250 2.0.0"]
 
 
 async def test_a_disk_that_fails(house: House, monkeypatch: pytest.MonkeyPatch, expected_errors: list[str]) -> None:
@@ -398,13 +479,26 @@ async def test_what_the_envelope_keeps(house: House) -> None:
     assert await client.codes(said, 3) == ["250 2.1.0", "250 2.1.5", "354"]
     await client.say("Priority: non-urgent\r\n\r\ngrüße\r\n.\r\n".encode())
     (e,) = house.office.office.pending()
-    assert (e.body, e.ret, e.envid, e.mt_priority, e.smtputf8) == ("8BITMIME", "HDRS", "QQ+1", 3, False)
+    assert (e.body, e.ret, e.envid, e.mt_priority, e.smtputf8) == ("8BITMIME", "HDRS", "QQ+2B1", 3, False)
     assert e.priority is Priority.URGENT  # said in the envelope, that holds
     assert (e.recipients[0].notify, e.recipients[0].orcpt) == ("NEVER", "rfc822;Boss@far.example")
     assert e.user == "hanako"
     assert e.message_id == f"<{e.id}@harbour.harbour.example>"
     assert house.sent()[0].endswith("grüße\r\n".encode())
     assert b"for <boss@far.example>;" in house.sent()[0]
+
+
+async def test_a_huge_message_id_stays_in_the_message_alone(house: House) -> None:
+    await house.start()
+    client = await house.hello()
+    await client.say(ENVELOPE + b"DATA\r\n", 3)
+    text = b"Message-ID: <" + b"x" * 200_000 + b"@pc>\r\n\r\nhi\r\n"
+    assert await client.codes(text + b".\r\n") == ["250 2.0.0"]
+    (envelope,) = house.office.office.pending()
+    assert envelope.message_id == ""
+    (sent,) = house.sent()
+    assert sent.count(b"Message-ID:") == 1
+    assert sent.endswith(text)
 
 
 async def test_addresses_beyond_ascii(house: House) -> None:
@@ -499,7 +593,7 @@ async def test_a_message_that_is_broken_off_leaves_nothing(house: House) -> None
         (b"", "idle for too long"),
         (b"NOOP\r\n", "idle for too long"),
         (ENVELOPE, "idle for too long"),
-        (ENVELOPE + b"BDAT 3\r\nabc", "idle for too long"),
+        (ENVELOPE + b"BDAT 3\r\nabc", "the message comes too slowly"),
         (b"NOO", "the command was not completed"),
         (ENVELOPE + b"DATA\r\nx: y\r\n", "the message comes too slowly"),
         (ENVELOPE + b"BDAT 100\r\nx: y\r\n", "the message comes too slowly"),
@@ -542,6 +636,30 @@ async def test_a_trickle(house: House, pace: int, why: str, monkeypatch: pytest.
         nursery.cancel_scope.cancel()
 
 
+async def test_a_trickle_of_chunks(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each whole in itself, and small: it is the message that has to make progress."""
+    monkeypatch.setattr(module, "RATE_WINDOW_S", 0.3)
+    await house.start(idle_timeout_s=WAIT)
+    client = await house.hello()
+    await client.say(ENVELOPE, 2)
+    with trio.fail_after(WAIT):
+        while (answer := (await client.say(b"BDAT 1\r\nx"))[0]).startswith("250 "):
+            await trio.sleep(0.02)
+    assert "the message comes too slowly" in answer
+
+
+async def test_a_command_behind_a_long_message_has_its_own_time(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COMMAND_S", 1.0)
+    await house.start(idle_timeout_s=WAIT)
+    client = await house.hello()
+    await client.say(ENVELOPE + b"DATA\r\n", 3)
+    for _ in range(6):
+        await trio.sleep(0.2)
+        await client.stream.send_all(b"x: y\r\n")
+    assert await client.codes(b".\r\nNO") == ["250 2.0.0"]
+    assert await client.codes(b"OP\r\n") == ["250 2.0.0"]
+
+
 async def test_a_slow_line_that_keeps_the_rate_is_served(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RATE_WINDOW_S", 1.0)
     monkeypatch.setattr(module, "RATE_BYTES", 10)
@@ -556,11 +674,15 @@ async def test_a_slow_line_that_keeps_the_rate_is_served(house: House, monkeypat
     assert await client.codes(b".\r\n") == ["250 2.0.0"]
 
 
-async def test_a_session_ends_at_last(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SESSION_S", 0.3)
+@pytest.mark.parametrize("said", [b"", ENVELOPE + b"DATA\r\nx: y\r\n", ENVELOPE + b"BDAT 3\r\nabc", b"NOO"])
+async def test_a_session_ends_at_last(house: House, said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SESSION_S", 0.5)
     await house.start()
     client = await house.hello()
-    await client.ends()
+    await client.stream.send_all(said)
+    last = (await client.ends()).decode().split("\r\n")[-2]
+    assert last == "421 4.4.2 harbour.harbour.example closing: the session lasted too long"
+    assert not list(house.office.paths.incoming.iterdir())
 
 
 async def test_a_client_that_does_not_read(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

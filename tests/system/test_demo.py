@@ -34,7 +34,7 @@ def test_the_demo_shows_what_it_claims(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     (call,) = summary["calls"]
-    assert summary["ok"] and summary["dials"] == 1 and summary["calls_saved"] == 15
+    assert summary["ok"] and summary["dials"] == 1 and summary["calls_saved"] == 21
     assert (call["outcome"], call["sent"], call["fetched"]) == ("complete", 12, 10)
     assert summary["programs"] == found(SUBMITTERS)
     assert summary["seconds"] < 60

@@ -5,8 +5,8 @@ what to whom the post office's. A message streams to disk as it comes: memory pe
 header until it is whole, and a draft's buffer.
 
 Deadlines. Silence between commands: `idle_timeout`. A command is complete within a minute of its first byte, a
-message brings 1 KiB in every minute, a client takes what it is sent within a minute, and no session lasts longer
-than `SESSION_S`. Past one of them: 421 and closed.
+message brings 1 KiB in every minute from its first byte to its last, whatever chunks it comes in, a client takes
+what it is sent within a minute, and no session lasts longer than `SESSION_S`. Past one of them: 421 and closed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from __future__ import annotations
 import errno
 import math
 from dataclasses import dataclass
-from email.utils import formatdate
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from appliance import events
-from appliance.mail.envelope import Envelope, Recipient
+from appliance.mail.envelope import Envelope, Priority, Recipient
 from appliance.mail.header import MAX_HEADER, MAX_RECEIVED, HeaderGatherer, priority_of_number, received_field
 from appliance.mail.lan.logins import LoginBusy
 from appliance.protocol.smtp_events import (
@@ -144,13 +145,10 @@ class SmtpService:
         session.tls = self._tls
         self._sessions.add(session)
         try:
-            with trio.move_on_after(SESSION_S) as whole:
-                await session.run(stream)
+            await session.run(stream)
         finally:
             self._sessions.discard(session)
             self._session_ended.set()
-        if whole.cancelled_caught:
-            events.emit(events.SESSION_ENDED, service="smtp", client=client, why="the session lasted too long")
 
 
 class _Session:
@@ -170,6 +168,7 @@ class _Session:
         self._stopping = False
         self._receiving = False
         self._scope = trio.CancelScope()
+        self._end = trio.current_time() + SESSION_S
         self._why = ""
         self._forget()
 
@@ -234,8 +233,11 @@ class _Session:
 
     # ---- the socket
     def _expect(self, deadline: float, why: str) -> None:
-        """What the client does next must come before `deadline`. One cancel scope serves the whole session: a scope
-        for each of a message's turns would cost more than the turn. Moved only by a second and more."""
+        """What the client does next must come before `deadline`, and before the session's end. One cancel scope serves
+        the whole session: a scope for each of a message's turns would cost more than the turn. Moved only by a second
+        and more."""
+        if deadline > self._end:
+            deadline, why = self._end, "the session lasted too long"
         self._why = why
         if not -DEADLINE_STEP_S < self._scope.deadline - deadline < DEADLINE_STEP_S:
             self._scope.deadline = deadline
@@ -269,8 +271,8 @@ class _Session:
             self._window_bytes += len(data)
         else:
             self._window_start, self._window_bytes = now, 0
-            if not protocol.in_command:
-                self._last_active = trio.current_time()
+        if protocol.in_body or not protocol.in_command:
+            self._last_active = trio.current_time()
         return data
 
     # ---- events
@@ -316,6 +318,9 @@ class _Session:
         if self._user and not router.may_send_as(self._user, event.sender):
             refuse(553, "5.7.1", f"<{event.sender}> is not an address of {self._user}")
             return
+        if not self._user and not router.may_send_without_login(event.sender):
+            refuse(550, "5.7.1", f"no smarthost carries mail of <{event.sender}>")
+            return
         if not self._office.has_room(event.size):
             events.emit(events.DISK_FULL, what=f"mail of <{event.sender}>")
             refuse(452, "4.3.1", "the disk is full")
@@ -330,7 +335,7 @@ class _Session:
                 boot=now.boot,
                 boot_id=now.boot_id if self._clock.trusted else "",
                 user=self._user,
-                priority=priority_of_number(event.mt_priority or 0),
+                priority=self._allowed(priority_of_number(event.mt_priority or 0)),
                 size=event.size,
                 body=event.body,
                 smtputf8=event.smtputf8,
@@ -341,6 +346,10 @@ class _Session:
             )
         )
         self.protocol.accept_mail()
+
+    def _allowed(self, wanted: Priority) -> Priority:
+        """Without a login mail is never urgent (DESIGN §2)."""
+        return Priority.NORMAL if wanted is Priority.URGENT and not self._user else wanted
 
     def _rcpt(self, event: RcptTo) -> None:
         assert self._submission is not None
@@ -366,6 +375,8 @@ class _Session:
             data = self._open_draft()
         if self._draft is not None:
             try:
+                if not self._office.has_room(len(data)):  # SIZE may have said less, and others fill the disk too
+                    raise OSError(errno.ENOSPC, "the rest of the disk is kept back")
                 await self._draft.write(data)
             except OSError as error:
                 await self._fail(error)
@@ -384,13 +395,14 @@ class _Session:
             self._failure = (554, "5.4.6", "the message goes round in circles: too many Received fields")
             return b""
         if envelope.mt_priority is None:
-            envelope.priority = header.priority
-        envelope.message_id = header.message_id or f"<{envelope.id}@{self._office.hostname}>"
+            envelope.priority = self._allowed(header.priority)
+        envelope.message_id = header.message_id
         front = self._office.return_path(self._submission) + self._received(envelope)
-        if not header.message_id:
+        if not header.has_message_id:
+            envelope.message_id = f"<{envelope.id}@{self._office.hostname}>"
             front += f"Message-ID: {envelope.message_id}\r\n".encode()
         if not header.has_date:
-            front += f"Date: {formatdate(envelope.received, localtime=False)}\r\n".encode()
+            front += f"Date: {format_datetime(datetime.fromtimestamp(envelope.received, UTC))}\r\n".encode()
         if not header.well_formed:
             front += b"\r\n"  # a message that begins with its body, as no program should write it
         self._draft = self._office.spool.draft(envelope.id)
@@ -420,14 +432,10 @@ class _Session:
             data = self._open_draft()  # a message without a body
             if self._draft is not None:
                 self._draft.write_nowait(data)
-        if self._draft is not None and self._failure is None and self._submission.remote:
-            refusal = self._office.too_large(self._submission.envelope.sender, self._draft.size)
-            if refusal is not None:  # it was not said with SIZE, or less was
-                self._failure = (refusal.code, refusal.status, refusal.text)
         if event.problem is None and self._failure is None and self._draft is not None:
             self._scope.deadline = math.inf  # a slow disk is not the client's fault
             try:
-                await self._office.accept(self._submission, self._draft)
+                await self._accept(self._submission, self._draft)
             except OSError as error:
                 await self._fail(error)
         code, status, text = event.problem or self._failure or (250, "2.0.0", f"kept as {self._submission.envelope.id}")
@@ -437,6 +445,16 @@ class _Session:
             await self._draft.discard()
         self._forget()
         self.protocol.message_done(code, status, text)
+
+    async def _accept(self, submission: Submission, draft: Draft) -> None:
+        """Asks again what depends on the size: it was not said with SIZE, or less was. Raises OSError."""
+        refusal = await self._office.over_quota(submission, draft.size)
+        if refusal is None and submission.remote:
+            refusal = self._office.too_large(submission.envelope.sender, draft.size)
+        if refusal is None:
+            await self._office.accept(submission, draft)
+        else:
+            self._failure = (refusal.code, refusal.status, refusal.text)
 
     async def _fail(self, error: OSError) -> None:
         """The disk said no: the message is not taken, and what there is of it goes."""
