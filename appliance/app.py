@@ -134,7 +134,8 @@ class Core:
         for user in config.user:
             box = self.mailboxes.get(user.name)
             if box is None:
-                box = Mailbox(user.name, self.paths, self.committer, site=config.site.name)
+                free = self.office.free_bytes
+                box = Mailbox(user.name, self.paths, self.committer, site=config.site.name, free_bytes=free)
                 box.recover()
                 self.mailboxes[user.name] = box
             box.quota_bytes = user.quota_bytes

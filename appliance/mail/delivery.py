@@ -71,6 +71,10 @@ class Inbox(Protocol):
         """Whether a message of that size fits the quota."""
         ...
 
+    def disk_has_room(self, size: int) -> bool:
+        """Whether the disk takes that many bytes more beyond its reserve (DESIGN §7). What a draft has is on it."""
+        ...
+
     def draft(self) -> Draft:
         """A file to stream a message into. The fetcher delivers or discards it."""
         ...

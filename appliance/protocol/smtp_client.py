@@ -228,19 +228,23 @@ class SmtpClient:
         return mail.obstacle(self.extensions)
 
     def start(self, mail: Mail) -> None:
-        """Begins a transaction; the one before it must be `Finished`, or its `end_body` called."""
+        """Begins a transaction; the one before it must be `Finished`, or its `end_body` called. Raises
+        LocalProtocolError, and nothing has changed then."""
         before = self._transaction
         if not self._ready or self._over or self._quitting or (before is not None and not before.ended):
             raise LocalProtocolError("no transaction can begin now")
         if not mail.recipients or self.obstacle(mail) is not None:
             raise LocalProtocolError("this message can't be sent to this server")
+        # All of it before anything changes: one that can't be said must leave the connection fit for the next.
+        mail_from = mail.command(self.extensions)
+        rcpt_to = [rcpt.command(self.extensions) for rcpt in mail.recipients]
         transaction = self._transaction = _Transaction(mail, [None] * len(mail.recipients))
         if self._needs_reset:
             self._needs_reset = False
             self._queue("RSET", _Expected(Stage.RSET))
-        self._queue(mail.command(self.extensions), _Expected(Stage.MAIL, transaction))
-        for i, rcpt in enumerate(mail.recipients):
-            self._queue(rcpt.command(self.extensions), _Expected(Stage.RCPT, transaction, i))
+        self._queue(mail_from, _Expected(Stage.MAIL, transaction))
+        for i, command in enumerate(rcpt_to):
+            self._queue(command, _Expected(Stage.RCPT, transaction, i))
         self._queue("DATA", _Expected(Stage.DATA, transaction))
         self._pump()
 

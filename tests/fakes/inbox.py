@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -11,7 +12,8 @@ from appliance.storage.draft import Draft
 
 
 class FakeInbox:
-    """`delivered`: (key, bytes) in the order of delivery. `room`: bytes that still fit, None for any."""
+    """`delivered`: (key, bytes) in the order of delivery. `room`: bytes that still fit, None for any;
+    `disk`: says how many bytes the disk has, beside what the drafts hold."""
 
     user = "hanako"
 
@@ -20,6 +22,7 @@ class FakeInbox:
         self.folder = folder
         self.delivered: list[tuple[str, bytes]] = []
         self.room: int | None = None
+        self.disk: Callable[[], int] = lambda: 1 << 60
         self.fail = False
         self._serial = 0
 
@@ -30,6 +33,9 @@ class FakeInbox:
     # ---- the contract
     def has_room(self, size: int) -> bool:
         return self.room is None or size <= self.room
+
+    def disk_has_room(self, size: int) -> bool:
+        return size < self.disk()
 
     def draft(self) -> Draft:
         self._serial += 1

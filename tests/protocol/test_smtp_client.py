@@ -510,6 +510,34 @@ def test_misuse_is_ours() -> None:
             misuse()
 
 
+@pytest.mark.parametrize("extensions", [("DSN", "PIPELINING"), ("DSN",)])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        mail(envid="a b"),
+        mail(ret="HDRS\r\nQUIT"),
+        Mail("a@x.example", (Rcpt("b@y"), Rcpt("c@z", orcpt="rfc822;a b")), 1),
+        Mail("a@x.example", (Rcpt("b@y", notify="NEVER\0"),), 1),
+    ],
+)
+def test_a_message_that_can_t_be_said_leaves_the_connection_to_the_next(extensions: tuple[str, ...], bad: Mail) -> None:
+    client = ready(*extensions)
+    for _ in range(2):
+        with pytest.raises(LocalProtocolError, match="blank"):
+            client.start(bad)
+        assert client.data_to_send() == b""
+    client.start(mail("b@y"))
+    assert client.data_to_send().startswith(b"MAIL FROM:<a@x.example>\r\n")
+
+
+def test_quit_after_a_message_that_can_t_be_said() -> None:
+    client = ready("DSN")
+    with pytest.raises(LocalProtocolError):
+        client.start(mail(envid="a b"))
+    client.quit()
+    assert client.data_to_send() == b"QUIT\r\n"
+
+
 # ---- properties
 @given(st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"z", b"\r\n.")), max_size=8))
 def test_a_body_is_what_a_server_gets_back(pieces: list[bytes]) -> None:

@@ -200,6 +200,12 @@ async def test_files_and_folders(running: Running) -> None:
     assert (state / "version").read_text() == f"{module.__version__}\n"
 
 
+async def test_mailboxes_know_the_disk(running: Running) -> None:
+    boxes = running.house.core.mailboxes.values()
+    assert boxes
+    assert not any(box.disk_has_room(1 << 60) for box in boxes)
+
+
 async def test_the_queue_by_hand(running: Running) -> None:
     client = await running.connect()
     await client.login("hanako")

@@ -83,9 +83,9 @@ def test_the_fields_of_the_status(tmp_path: Path) -> None:
     """RFC 3464 §2.2 and 2.3."""
     one = failed(orcpt="rfc822;Boss+2Bx@far.example", notify="FAILURE")
     two = failed("chef@far.example", "554 transaction failed")
-    about, first, second = status_of(bounce(tmp_path, one, two, envid="QQ314159"))
+    about, first, second = status_of(bounce(tmp_path, one, two, envid="QQ+2B314159"))
     assert about["Reporting-MTA"] == "dns; harbour.harbour.example"
-    assert about["Original-Envelope-Id"] == "QQ314159"
+    assert about["Original-Envelope-Id"] == "QQ+314159"  # xtext undone (RFC 3464 §2.2.1)
     assert "12:00:00" not in about["Arrival-Date"]
     assert "11:00:00" in about["Arrival-Date"]
     assert first["Original-Recipient"] == "rfc822;Boss+x@far.example"  # xtext undone (RFC 3461 §4.2)

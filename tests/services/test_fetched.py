@@ -55,6 +55,22 @@ async def test_what_is_recorded_is_there_after_a_restart(tmp_path: Path) -> None
             assert it.first_fetch == 123.5
 
 
+async def test_a_first_fetch_is_recorded_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Whatever a power cut leaves of it: a message that is not known to be skipped would be fetched and deleted."""
+    skipped = [Known(f"s{i}", KnownState.SKIPPED, i) for i in range(4)]
+    async with committing(tmp_path) as committer:
+        await opened(tmp_path, committer).begin(123.5, skipped)
+        whole = (tmp_path / "record").read_bytes()
+        for cut in range(len(whole)):
+            (tmp_path / "record").write_bytes(whole[:cut])
+            record = opened(tmp_path, committer)
+            assert (record.known, record.first_fetch) == ({}, None), cut
+        await record.begin(124.5, skipped[1:])
+        for it in (record, opened(tmp_path, committer)):
+            assert {s.uid for s in skipped[1:]} <= it.known.keys()
+            assert it.first_fetch == 124.5
+
+
 @pytest.mark.parametrize("cut", range(1, 40, 3))
 async def test_a_torn_tail_is_put_aside_and_written_over(tmp_path: Path, cut: int) -> None:
     async with committing(tmp_path) as committer:

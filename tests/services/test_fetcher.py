@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ import trustme
 from appliance.call import JobReport, OpenCall
 from appliance.config.model import Account, Tls
 from appliance.mail.store.fetched import FetchedRecord, delivery_key, record_name
-from appliance.mail.upstream.fetcher import FetchJob
+from appliance.mail.upstream.fetcher import HEADERS_ASKED, FetchJob
 from appliance.storage.committer import Committer
 from appliance.storage.disk import Disk
 from fakes.clock import NOON, FakeClock
@@ -296,6 +296,171 @@ async def test_what_lies_in_the_mailbox_is_not_fetched_again(tmp_path: Path) -> 
         assert call.tally.fetched == 1
         assert home.inbox.messages == [message(0), message(1)]
         assert provider.mails == {}
+
+
+def refusing(*verbs: str) -> Callable[[str, str], str | None]:
+    return lambda verb, argument: "-ERR unknown command" if verb in verbs else None
+
+
+@pytest.mark.parametrize("uidl", [True, False])
+async def test_what_was_skipped_stays_though_headers_are_refused_later(tmp_path: Path, uidl: bool) -> None:
+    async with house(tmp_path, backlog_s=0.0) as home:
+        provider = Pop3Provider(mails=mails(3))
+        if not uidl:
+            provider.answer = refusing("UIDL")
+        await home.fetch(provider)
+        home.restart()
+        provider.mails["new"] = message(9, date="Mon, 05 Jan 2026 13:00:00 +0000")
+        provider.answer = refusing("UIDL", "TOP")
+        for _ in range(2):
+            _, report = await home.fetch(provider)
+            assert report == JobReport()
+        assert home.inbox.messages == [message(9, date="Mon, 05 Jan 2026 13:00:00 +0000")]
+        assert list(provider.mails) == ["uid0", "uid1", "uid2"]
+
+
+@pytest.mark.parametrize("backlog_s", [0.0, 5 * 86400.0])
+async def test_backlog_where_nothing_has_a_name(tmp_path: Path, backlog_s: float) -> None:
+    async with house(tmp_path, backlog_s=backlog_s) as home:
+        old = {f"old{i}": message(i, date="Wed, 31 Dec 2025 11:59:59 +0000") for i in range(100)}
+        provider = Pop3Provider(mails={**old, "big": message(500, 200_000)}, answer=refusing("UIDL", "TOP"))
+        want = [provider.mails["big"]] if backlog_s else []
+        for _ in range(2):
+            _, report = await home.fetch(provider)
+            assert report == JobReport()
+            assert home.inbox.messages == want
+            assert list(provider.mails) == [*old, *([] if want else ["big"])]
+            home.restart()
+        provider.mails["new"] = message(900)
+        await home.fetch(provider)
+        assert home.inbox.messages == [*want, message(900)]
+        assert "new" not in provider.mails
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_a_first_fetch_that_could_not_see_all(tmp_path: Path, cut: bool) -> None:
+    """Broken before all was seen it was no first fetch; what the server will not give it leaves alone."""
+    async with house(tmp_path, backlog_s=0.0) as home:
+        provider = Pop3Provider(mails=mails(3))
+        reply = "drop" if cut else "-ERR damaged"
+        no = refusing("UIDL", "TOP")
+        provider.answer = lambda verb, argument: reply if (verb, argument) == ("RETR", "2") else no(verb, argument)
+        _, report = await home.fetch(provider)
+        assert report.left is cut
+        assert (home.record.first_fetch is None) is cut
+        assert len(provider.mails) == 3
+        if cut:
+            provider.answer = no
+            for _ in range(2):
+                _, report = await home.fetch(provider)
+                assert report == JobReport()
+        assert home.inbox.messages == []
+        assert len(provider.mails) == 3
+
+
+async def test_changed_unique_ids_after_a_lost_quit(tmp_path: Path) -> None:
+    async with house(tmp_path) as home:
+        provider = Pop3Provider(mails=mails(3), answer=lambda verb, argument: "drop" if verb == "QUIT" else None)
+        assert (await home.fetch(provider))[1].left
+        provider.mails = {f"other{uid}": data for uid, data in provider.mails.items()} | {"new": message(9)}
+        provider.answer = lambda verb, argument: None
+        _, report = await home.fetch(provider)
+        assert report == JobReport()
+        assert home.inbox.messages == [*map(message, range(3)), message(9)]
+        assert provider.mails == {}
+
+
+async def test_no_headers_are_asked_for_in_ordinary_calls(tmp_path: Path) -> None:
+    async with house(tmp_path) as home:
+        provider = Pop3Provider()
+        for n in range(4):
+            provider.mails = {f"call{n}": message(n), f"more{n}": message(n + 10)}
+            await home.fetch(provider)
+        assert len(home.inbox.messages) == 8
+        assert not any(c.startswith("TOP") for c in provider.commands)
+
+
+async def test_headers_are_asked_for_a_few_at_a_time(tmp_path: Path) -> None:
+    async with house(tmp_path, backlog_s=86400.0) as home:
+        provider = Pop3Provider(mails={f"u{i}": message(i) for i in range(3 * HEADERS_ASKED)})
+        answered, most = 0, 0
+
+        def point(name: str) -> None:
+            nonlocal answered, most
+            if name == "half a message":
+                answered += 1
+                waiting = Pop3Wire.last.buffer.count(b"TOP")
+                most = max(most, waiting)
+
+        class Pop3Wire(Wire):
+            last: Wire
+
+        session = provider.session
+
+        async def watched(wire: Wire) -> None:
+            Pop3Wire.last = wire
+            await session(wire)
+
+        provider.session, provider.point = watched, point  # type: ignore[method-assign]
+        await home.fetch(provider)
+        assert len(home.inbox.messages) == 3 * HEADERS_ASKED
+        assert 1 < most < HEADERS_ASKED
+
+
+# ---- room
+def listing(size: int) -> type[Pop3Provider]:
+    """A server whose LIST says `size` of every message."""
+
+    class Liar(Pop3Provider):
+        @staticmethod
+        def _many(wire: Wire, lines: list[str]) -> None:
+            numbers = all(line.partition(" ")[2].isdigit() for line in lines)
+            Pop3Provider._many(wire, [f"{line.split()[0]} {size}" for line in lines] if numbers else lines)
+
+    return Liar
+
+
+@pytest.mark.parametrize("what", ["quota", "disk"])
+async def test_a_body_that_outgrows_the_room(tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="posthouse")
+    async with house(tmp_path) as home:
+        provider = listing(100)(mails={"a": message(0), "b": message(1, 3_000_000), "c": message(2)})
+        room = 400_000
+        if what == "quota":
+            home.inbox.room = room
+        else:
+            home.inbox.disk = lambda: room - sum(f.stat().st_size for f in (tmp_path / "mail").iterdir())
+        _, report = await home.fetch(provider, unbuffered=True)
+        assert report.left
+        assert "no room for more of message 2" in report.detail
+        assert home.inbox.messages == [message(0)]
+        assert "1 messages" in caplog.text
+        assert ("mailbox of hanako is full" in caplog.text) is (what == "quota")
+        assert ("the disk is full" in caplog.text) is (what == "disk")
+        assert list((tmp_path / "mail").iterdir()) == []
+        # It does not stand in the way of the others again.
+        _, report = await home.fetch(provider)
+        assert report == JobReport()
+        assert home.inbox.messages == [message(0), message(2)]
+        assert list(provider.mails) == ["b"]
+        room = 8_000_000
+        if what == "quota":
+            home.inbox.room = room
+        _, report = await home.fetch(provider)
+        assert report == JobReport()
+        assert provider.mails == {}
+        assert len(home.inbox.messages) == 3
+
+
+async def test_a_full_disk_leaves_mail_upstream(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What a message has on the disk already is not asked for a second time."""
+    async with house(tmp_path) as home:
+        provider = Pop3Provider(mails={"a": message(0, 1_000_000), "b": message(1, 1_500_000), "c": message(2)})
+        home.inbox.disk = lambda: 1_300_000 - sum(f.stat().st_size for f in (tmp_path / "mail").iterdir())
+        _, report = await home.fetch(provider)
+        assert report == JobReport()
+        assert list(provider.mails) == ["b"]
+        assert "the disk is full: 1 messages of fetch hanako@pop:110" in caplog.text
 
 
 # ---- failures

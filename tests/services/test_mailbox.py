@@ -278,6 +278,15 @@ def test_quota_counts_octets_in_new_and_cur(tmp_path: Path) -> None:
     assert make(tmp_path, user="other").has_room(1 << 40)
 
 
+def test_the_disk_is_asked_where_somebody_knows_it(tmp_path: Path) -> None:
+    free = [100]
+    box = make(tmp_path, free_bytes=lambda: free[0])
+    assert (box.disk_has_room(99), box.disk_has_room(100)) == (True, False)
+    free[0] = 0
+    assert not box.disk_has_room(0)
+    assert make(tmp_path, user="other").disk_has_room(1 << 40)
+
+
 # ---- recovery
 def test_recovery_puts_aside_what_is_damaged_and_removes_leftovers(
     box: Mailbox, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import trustme
 
 from appliance.call import JobReport, OpenCall
 from appliance.config.model import Smarthost, Tls
-from appliance.mail.envelope import RecipientState
+from appliance.mail.envelope import Envelope, RecipientState
 from appliance.mail.upstream.sender import SendJob
 from fakes.outbox import FakeOutbox
 from fakes.provider import FULL, Provider, SmtpProvider, Wire, call_to, run_job
@@ -262,6 +263,9 @@ async def test_too_many_recipients_go_in_a_second_transaction(outbox: FakeOutbox
     assert report == JobReport()
     assert [len(to) for _, to, _ in provider.stored] == [10, 10, 5]
     assert call.tally.sent == 1
+    # Those that were only too many got no verdict: an old message would have been given up for them.
+    settled = [detail for op, _, detail in outbox.log if op == "settle"]
+    assert settled == [dict.fromkeys(range(a, b), "delivered") for a, b in ((0, 10), (10, 20), (20, 25))]
 
 
 # ---- smarthosts
@@ -624,6 +628,61 @@ async def test_not_even_for_one_of_several_recipients(outbox: FakeOutbox) -> Non
     provider.point = point  # type: ignore[method-assign]
     await send(outbox, provider, cancelled=gone)
     assert outbox.states("m0")[0] == "in-doubt"
+
+
+@pytest.mark.parametrize("extensions", [FULL, ()])
+@pytest.mark.parametrize(
+    ("verb", "state"), [("MAIL", "in-doubt"), ("RCPT", "in-doubt"), ("DATA", "in-doubt"), (".", "queued")]
+)
+async def test_an_older_doubt_outlives_a_deferral_before_the_end_of_data(
+    outbox: FakeOutbox, extensions: tuple[str, ...], verb: str, state: str
+) -> None:
+    envelope = outbox.put("m0", message(0), "b@y", "c@z")
+    envelope.recipients[0].state = RecipientState.IN_DOUBT
+    outbox.put("m1", message(1))
+    deferred = [True]
+
+    def answer(got: str, argument: str) -> str | None:
+        if got == verb and deferred[0]:
+            if verb != "RCPT" or "c@z" in argument:
+                deferred[0] = False
+            return "450 4.2.0 later"
+        return None
+
+    assert (await send(outbox, SmtpProvider(extensions=extensions, answer=answer)))[1] == JobReport()
+    assert outbox.states("m0") == [state, "queued"]
+    assert outbox.states("m1") == ["delivered"]
+    assert envelope.recipients[0].reply == "450 4.2.0 later"
+
+
+async def test_only_this_attempts_doubt_is_taken_back(outbox: FakeOutbox) -> None:
+    envelope = outbox.put("m0", message(0, 100_000), "b@y", "c@z")
+    envelope.recipients[0].state = RecipientState.IN_DOUBT
+    gone = trio.Event()
+    done = outbox.in_doubt
+
+    async def noted(envelope: Envelope, recipients: Sequence[int]) -> None:
+        assert list(recipients) == [1]
+        await done(envelope, recipients)
+        gone.set()
+        for _ in range(20):  # the line is gone before this returns, so the end of data never goes out
+            await trio.lowlevel.checkpoint()
+
+    outbox.in_doubt = noted  # type: ignore[method-assign]
+    await send(outbox, SmtpProvider(), cancelled=gone)
+    assert [(op, id) for op, id, _ in outbox.log] == [("in_doubt", "m0"), ("not_sent", "m0")]
+    assert outbox.states("m0") == ["in-doubt", "queued"]
+
+
+async def test_one_message_that_can_t_be_said_stops_no_other(outbox: FakeOutbox) -> None:
+    outbox.put("bad", message(0), envid="a b")
+    outbox.put("good", message(1), envid="QQ+2B314")
+    provider = SmtpProvider()
+    assert (await send(outbox, provider))[1] == JobReport()
+    assert outbox.states("bad") == ["queued"]
+    assert "can't be sent as it is" in outbox.messages["bad"].recipients[0].reply
+    assert outbox.states("good") == ["delivered"]
+    assert [c.partition("ENVID=")[2] for c in provider.commands if c.startswith("MAIL")] == ["QQ+2B314"]
 
 
 # ---- time

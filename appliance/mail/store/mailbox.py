@@ -112,7 +112,9 @@ class Mailbox:
         site: str,
         quota_bytes: int | None = None,
         wall: Callable[[], float] = time.time,
+        free_bytes: Callable[[], int] | None = None,
     ) -> None:
+        """`free_bytes`: what new mail may still use of the disk; without it that is not looked at."""
         self.user = user
         self.quota_bytes = quota_bytes
         self.root = paths.mail / user
@@ -122,6 +124,7 @@ class Mailbox:
         self._disk = committer.disk
         self._site = re.sub(r"[^A-Za-z0-9._-]", "_", site)
         self._wall = wall
+        self._free_bytes = free_bytes
         self._lock = threading.Lock()
         self._scan: _Scan | None = None
         self._last_stamp = (0, 0)
@@ -195,6 +198,10 @@ class Mailbox:
     def has_room(self, size: int) -> bool:
         """Whether a message of that many octets fits the quota."""
         return self.quota_bytes is None or self.usage + size <= self.quota_bytes
+
+    def disk_has_room(self, size: int) -> bool:
+        """Whether the disk takes that many octets more beyond its reserve."""
+        return self._free_bytes is None or size < self._free_bytes()
 
     def delivered_keys(self) -> set[str]:
         """The keys of the messages that lie here now."""

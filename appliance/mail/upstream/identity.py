@@ -38,10 +38,10 @@ def message_digest(head: bytes) -> str:
     return hashlib.sha256(value or header).hexdigest()[:24]
 
 
-def substitute_uid(head: bytes, size: int) -> str:
-    """The unique-id of a message that the server gave none: its Message-ID and size. The blank is in no real one
+def substitute_uid(digest: str, size: int) -> str:
+    """The unique-id of a message that the server gave none: its `message_digest` and size. The blank is in no real one
     (RFC 1939 §7)."""
-    return f"{message_digest(head)} {size}"
+    return f"{digest} {size}"
 
 
 def date_of(head: bytes) -> float | None:
