@@ -37,6 +37,13 @@ class FullNow(Disk):
         Disk.syncfs(self, path)
 
 
+def opened(root: Path, disk: Disk) -> tuple[StatePaths, Committer, Spool]:
+    paths = StatePaths(root)
+    paths.make(disk)
+    committer = Committer(disk, root)
+    return paths, committer, Spool(paths, disk, committer, SystemClock())
+
+
 async def queued(spool: Spool, committer: Committer) -> Envelope:
     recipients = [Recipient("a@far.example"), Recipient("b@far.example")]
     envelope = Envelope(spool.new_id(), "hanako@harbour.example", recipients, received=1_800_000_000.0)
@@ -55,10 +62,7 @@ async def queued(spool: Spool, committer: Committer) -> Envelope:
 
 async def test_half_a_line_hides_nothing(tmp_path: Path) -> None:
     disk = FullNow()
-    paths = StatePaths(tmp_path)
-    paths.make(disk)
-    committer = Committer(disk, tmp_path)
-    spool = Spool(paths, disk, committer, SystemClock())
+    paths, committer, spool = opened(tmp_path, disk)
     async with trio.open_nursery() as nursery:
         await nursery.start(committer.run)
         envelope = await queued(spool, committer)
@@ -79,10 +83,7 @@ async def test_half_a_line_hides_nothing(tmp_path: Path) -> None:
 async def test_a_message_whose_removal_was_not_flushed_is_no_ghost(tmp_path: Path, expected_errors: list[str]) -> None:
     expected_errors.append("the disk failed")
     disk = FullNow()
-    paths = StatePaths(tmp_path)
-    paths.make(disk)
-    committer = Committer(disk, tmp_path)
-    spool = Spool(paths, disk, committer, SystemClock())
+    paths, committer, spool = opened(tmp_path, disk)
     async with trio.open_nursery() as nursery:
         await nursery.start(committer.run)
         envelope = await queued(spool, committer)
@@ -102,10 +103,7 @@ async def test_a_message_whose_removal_was_not_flushed_is_no_ghost(tmp_path: Pat
 
 async def test_a_torn_change_is_put_aside(tmp_path: Path) -> None:
     disk = Disk()
-    paths = StatePaths(tmp_path)
-    paths.make(disk)
-    committer = Committer(disk, tmp_path)
-    spool = Spool(paths, disk, committer, SystemClock())
+    paths, committer, spool = opened(tmp_path, disk)
     async with trio.open_nursery() as nursery:
         await nursery.start(committer.run)
         envelope = await queued(spool, committer)
