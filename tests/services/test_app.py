@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import trio
 
-from appliance import app as module
-from appliance.app import Core, House
+from appliance import __version__
+from appliance.app import Core, House, lan
 from appliance.config.load import load
 from appliance.control.client import ask
 from appliance.protocol.control import SOCKET_NAME
@@ -197,7 +197,7 @@ async def test_files_and_folders(running: Running) -> None:
     for secret in (state, state / "keys", state / "mail"):
         assert stat.S_IMODE(secret.stat().st_mode) == 0o700
     assert stat.S_IMODE((state / "keys" / "mail.key").stat().st_mode) == 0o600
-    assert (state / "version").read_text() == f"{module.__version__}\n"
+    assert (state / "version").read_text() == f"{__version__}\n"
 
 
 async def test_mailboxes_know_the_disk(running: Running) -> None:
@@ -413,7 +413,7 @@ async def test_stopping_lets_a_message_under_way_finish(running: Running, caplog
 
 
 async def test_stopping_waits_no_longer_than_its_time(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DRAIN_S", 0.2)
+    monkeypatch.setattr(lan, "DRAIN_S", 0.2)
     client = await running.connect()
     await client.login("hanako")
     for line in ("MAIL FROM:<hanako@harbour.example>", "RCPT TO:<boss@far.example>", "DATA"):

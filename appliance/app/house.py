@@ -1,0 +1,169 @@
+"""One run: the services under the supervisor, SIGHUP, SIGTERM.
+
+SIGHUP reads the configuration again and replaces the parts whose slice has changed; SIGTERM stops accepting, gives
+sessions and the call a bounded time, and ends.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from appliance import __version__, events
+from appliance.app.lan import Pop3Part, SmtpPart
+from appliance.app.lines import CallerPart
+from appliance.app.verbs import Verbs
+from appliance.config.load import ConfigErrors, load
+from appliance.config.unbuilt import unbuilt
+from appliance.control.server import serve_control
+from appliance.host.systemd import notify, notify_reloading
+from appliance.supervisor import Supervisor
+from appliance.transport.listen import ClientLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from appliance.app.core import Core
+    from appliance.app.parts import Part
+    from appliance.calls.caller import Caller
+    from appliance.clock import Mark
+    from appliance.config.model import Config
+
+__all__ = ["House"]
+
+
+@dataclass(slots=True)
+class House:
+    """One run. `config` is the configuration in force; `caller` the one that makes its calls; `listeners` service ->
+    addresses, for `status`. `parts` in the order in which they start."""
+
+    core: Core
+    config: Config
+    config_file: Path
+    caller: Caller = field(init=False)
+    listeners: dict[str, list[str]] = field(default_factory=lambda: {"smtp": [], "pop3": [], "relay": []})
+    supervisor: Supervisor = field(init=False)
+    limits: ClientLimits = field(init=False)
+    started: Mark = field(init=False)
+    parts: tuple[Part, ...] = field(init=False)
+    _reloading: trio.Lock = field(default_factory=trio.Lock)
+    _replacing_late: trio.Lock = field(default_factory=trio.Lock)
+
+    def __post_init__(self) -> None:
+        self.parts = (SmtpPart(self), Pop3Part(self), CallerPart(self))
+
+    async def run(self) -> None:
+        """From nothing to ready to the end."""
+        began = trio.current_time()
+        self.started = self.core.clock.now()
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async with trio.open_nursery() as bottom:
+                await bottom.start(self.core.committer.run)
+                async with trio.open_nursery() as nursery:
+                    self.supervisor = Supervisor(nursery)
+                    self.limits = ClientLimits(self.config.mail.client_limit, self.config.mail.session_limit)
+                    for part in self.parts:
+                        await self._start(part)
+                    await self.supervisor.start("control", self._control)
+                    seconds = f"{trio.current_time() - began:.2f}"
+                    events.emit(events.STARTED, version=__version__, site=self.config.site.name, seconds=seconds)
+                    if not self.core.clock.trusted:
+                        events.emit(events.CLOCK_UNTRUSTED)
+                    notify(READY="1")
+                    await self._obey(signals)
+                    await self._drain()
+                    nursery.cancel_scope.cancel()
+                bottom.cancel_scope.cancel()
+        self.core.close()
+        events.emit(events.STOPPED)
+
+    async def _control(self, *, task_status: trio.TaskStatus[None]) -> None:
+        await serve_control(self.config.site.runtime, Verbs(self).table, task_status=task_status)
+
+    async def _start(self, part: Part) -> None:
+        if part.slice(self.config) is not None:
+            await self.supervisor.start(part.name, part.run)
+
+    async def _replace(self, part: Part) -> None:
+        await part.drain()
+        await self.supervisor.stop(part.name)
+        await self._start(part)
+
+    async def _drain(self) -> None:
+        """Stops accepting; sessions with a message under way get their time, a call is hung up."""
+        async with trio.open_nursery() as nursery:
+            for part in self.parts:
+                nursery.start_soon(part.drain)
+
+    # ---- signals
+    async def _obey(self, signals: Any) -> None:
+        """Until a signal says stop. A reload is a task of its own, since it may wait for a call's end."""
+        async with trio.open_nursery() as reloads:
+            async for signum in signals:
+                if signum != signal.SIGHUP:
+                    events.emit(events.STOPPING, why=signal.Signals(signum).name)
+                    notify(STOPPING="1")
+                    reloads.cancel_scope.cancel()
+                    return
+                reloads.start_soon(self._reload)
+
+    async def _reload(self) -> None:
+        """Takes over the configuration as it stands on disk, or says why not and keeps the old one."""
+        async with self._reloading:
+            notify_reloading()
+            config = await self._read_again()
+            late = await self._take_over(config) if config is not None else ()
+            notify(READY="1")
+        if late:
+            async with self._replacing_late:
+                await self.caller.wait_idle()
+                for part in late:
+                    await self._replace(part)
+
+    async def _read_again(self) -> Config | None:
+        try:
+            config = await trio.to_thread.run_sync(load, self.config_file)
+        except ConfigErrors as errors:
+            events.emit(events.RELOAD_REFUSED, errors=str(errors).replace("\n", "; "))
+            return None
+        if missing := unbuilt(config):
+            events.emit(events.RELOAD_REFUSED, errors="; ".join(missing))
+            return None
+        site = self.config.site
+        fixed = [f"site.{k}" for k in ("name", "state", "runtime") if getattr(site, k) != getattr(config.site, k)]
+        if fixed:
+            events.emit(events.RELOAD_NEEDS_RESTART, what=", ".join(fixed))
+            return None
+        return config
+
+    async def _take_over(self, config: Config) -> Sequence[Part]:
+        """Puts this configuration in force and replaces the parts that it changes; -> those of them that wait for the
+        end of a call. Where one can't be replaced (a port is taken, a certificate is missing) the old configuration
+        stays."""
+        old = self.config
+        changed = [part for part in self.parts if part.slice(old) != part.slice(config)]
+        replaced: list[Part] = []
+        try:
+            self._configure(config)
+            for part in changed:
+                if not part.waits_for_call:
+                    replaced.append(part)
+                    await self._replace(part)
+        except OSError as error:
+            events.emit(events.RELOAD_REFUSED, errors=error)
+            self._configure(old)
+            for part in replaced:
+                await self._replace(part)
+            return ()
+        names = ", ".join(part.name for part in changed)
+        events.emit(events.RELOADED, changed=names or "no service has changed")
+        return [part for part in changed if part.waits_for_call]
+
+    def _configure(self, config: Config) -> None:
+        self.config = config
+        self.core.configure(config)
+        self.limits.per_client, self.limits.total = config.mail.client_limit, config.mail.session_limit

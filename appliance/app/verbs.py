@@ -1,0 +1,132 @@
+"""What the control socket answers (DESIGN §6): the dispatch table handed to `control.server`, over the house. Each verb
+looks or acts at once; what takes long belongs to the room that does it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from appliance import __version__
+from appliance.calls.caller import CallRefused
+from appliance.control.server import ControlError
+from appliance.mail.listing import list_message, queue_figures
+from appliance.mail.office import MessageBusy
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from appliance.app.house import House
+    from appliance.control.server import Progress
+    from appliance.mail.envelope import Envelope
+
+__all__ = ["Verbs"]
+
+WATCH_S: Final = 1.0
+
+
+class Verbs:
+    """One per run. `table` is what `serve_control` takes."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.table: dict[str, Callable[[Mapping[str, Any], Progress], Awaitable[Any]]] = {
+            "status": self._status,
+            "watch": self._watch,
+            "dial": self._dial,
+            "hangup": self._hangup,
+            "queue": self._queue,
+            "queue-show": self._queue_show,
+            "queue-hold": functools.partial(self._queue_hold, on=True),
+            "queue-release": functools.partial(self._queue_hold, on=False),
+            "queue-remove": self._queue_remove,
+            "calls": self._calls,
+        }
+
+    async def _status(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+        core = self.house.core
+        now = core.clock.now()
+        return {
+            "site": self.house.config.site.name,
+            "version": __version__,
+            "fingerprint": None,
+            "uptime_s": round(self.house.started.seconds_until(now)),
+            "clock_trusted": core.clock.trusted,
+            "line": self.house.caller.status(),
+            "queue": queue_figures(core.office, now.wall),
+            "users": len(self.house.config.user),
+            "terminals": {"local": 0, "remote": 0},
+            "peers": {"up": 0, "suspended": 0, "lost": 0, "never": 0},
+            "services": self.house.supervisor.states(),
+            "listeners": self.house.listeners,
+            "storage": {"flushes": core.disk.flushes, "free_bytes": core.office.free_bytes()},
+        }
+
+    async def _watch(self, arguments: Mapping[str, Any], progress: Progress) -> None:
+        """Never returns: the client goes away."""
+        line = self.house.caller.status()
+        planned = f"next call {line['next_call']}: " if line["next_call"] else ""
+        await progress.show({**line, "text": planned + line["next_call_reason"]})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_figures, progress)
+            while True:
+                caller = self.house.caller
+                with caller.watch() as lines:
+                    async for told in lines:
+                        await progress.show({**caller.status(), "state": told.state.value, "text": told.text})
+                await trio.sleep(WATCH_S)  # a new configuration makes a new caller
+
+    async def _watch_figures(self, progress: Progress) -> None:
+        """While a call is up and moves something: how much so far."""
+        before = ""
+        while True:
+            await trio.sleep(WATCH_S)
+            if (tally := self.house.caller.tally) is not None:
+                text = f"{tally.bytes_out} bytes out, {tally.bytes_in} in; {tally.sent} sent, {tally.fetched} fetched"
+                if text != before:
+                    await progress.show({**self.house.caller.status(), "text": text})
+                before = text
+
+    async def _dial(self, arguments: Mapping[str, Any], progress: Progress) -> Any:
+        try:
+            if not arguments.get("wait", True):
+                self.house.caller.dial_nowait(force=bool(arguments.get("force")))
+                return None
+            return await self.house.caller.dial(force=bool(arguments.get("force")))
+        except CallRefused as refusal:
+            raise ControlError(str(refusal)) from None
+
+    async def _hangup(self, arguments: Mapping[str, Any], progress: Progress) -> None:
+        if not self.house.caller.hang_up():
+            raise ControlError("no call is up")
+
+    async def _calls(self, arguments: Mapping[str, Any], progress: Progress) -> list[dict[str, Any]]:
+        return self.house.core.ledger.calls()
+
+    async def _queue(self, arguments: Mapping[str, Any], progress: Progress) -> list[dict[str, Any]]:
+        return [list_message(self.house.core.office, e) for e in self.house.core.spool.messages.values()]
+
+    async def _queue_show(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+        return list_message(self.house.core.office, self._message(arguments))
+
+    async def _queue_hold(self, arguments: Mapping[str, Any], progress: Progress, *, on: bool) -> None:
+        await self._change(self.house.core.office.hold(self._message(arguments), on))
+
+    async def _queue_remove(self, arguments: Mapping[str, Any], progress: Progress) -> None:
+        await self._change(self.house.core.office.remove(self._message(arguments)))
+
+    async def _change(self, change: Awaitable[None]) -> None:
+        try:
+            await change
+        except MessageBusy as busy:
+            raise ControlError(str(busy)) from None
+        except OSError as error:
+            raise ControlError(f"the disk failed: {error}") from None
+
+    def _message(self, arguments: Mapping[str, Any]) -> Envelope:
+        envelope = self.house.core.spool.messages.get(str(arguments.get("id")))
+        if envelope is None:
+            raise ControlError(f"no message {arguments.get('id')!r} is in the queue")
+        return envelope
