@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     import trio
 
@@ -31,6 +31,7 @@ __all__ = [
     "Prospect",
     "Reason",
     "Tally",
+    "Window",
 ]
 
 
@@ -154,9 +155,16 @@ class Dialled:
 
 
 class Line(Protocol):
-    """One way out. Calls never overlap on a line; whoever holds it calls these in the order written."""
+    """One way out. Calls never overlap on a line; whoever holds it calls these in the order written.
+
+    `device` and `dns` are the call's own, known once `negotiate` has succeeded, and empty again after `hang_up`.
+    """
 
     name: str
+    device: str
+    """The network device that the call's streams are bound to; "" where the network is simply there."""
+    dns: tuple[str, ...]
+    """Addresses of the name servers that the far end gave for this call."""
 
     async def prepare(self) -> Outcome | None:
         """Opens the port, finds the modem, hangs up what a crash left off-hook, sends the init strings.
@@ -164,7 +172,8 @@ class Line(Protocol):
         ...
 
     async def dial(self, number: str) -> Dialled:
-        """One ATD, until its final result or `dial_timeout`. Cancelled: the dial is aborted first."""
+        """One ATD, until its final result or `dial_timeout`. Cancelled: the dial is aborted first. A line that has no
+        numbers is dialled with ""."""
         ...
 
     async def negotiate(self) -> Outcome | None:
@@ -172,7 +181,13 @@ class Line(Protocol):
         ...
 
     async def open_stream(self, host: str, port: int) -> trio.SocketStream:
-        """A TCP connection over the line, TCP_NODELAY set. Raises OSError. The cycle counts its bytes."""
+        """A TCP connection over the line, TCP_NODELAY set. Raises OSError. The cycle counts its bytes where `carried`
+        does not."""
+        ...
+
+    def carried(self) -> tuple[int, int] | None:
+        """Bytes (in, out) that the device has carried in this call, kept after its end until the next dial; None where
+        there is no device to ask, and the payload of the streams is what counts."""
         ...
 
     async def wait_carrier_lost(self) -> Outcome:
@@ -182,6 +197,19 @@ class Line(Protocol):
     async def hang_up(self) -> None:
         """Puts the line on-hook and closes the port, whatever state it is in; bounded in time; idempotent.
         `wait_carrier_lost` has ended before, by itself or cancelled."""
+        ...
+
+
+class Window(Protocol):
+    """What the host does for as long as a call is up: routes, filter rules and time servers for the line alone."""
+
+    async def open(self, device: str, dns: Sequence[str]) -> None:
+        """The line is up: `device` and `dns` as `Line` has them. Raises OSError: the call is then of no use."""
+        ...
+
+    async def close(self) -> None:
+        """The line is about to go, or has gone already; after an `open` that failed or was cancelled, too. Bounded in
+        time; idempotent; raises OSError."""
         ...
 
 

@@ -192,6 +192,12 @@ JOB_CRASHED = Event(
 MODEM_FOUND_OFF_HOOK = Event("modem-off-hook", _W, "{line}: the modem did not answer AT; hung up with +++ and ATH")
 MODEM_PROBLEM = Event("modem-problem", _W, "{line}: {what}", "Check the modem, its cable and its power.")
 MODEM_SAID = Event("modem-said", _D, "{line}: {direction} {text}")
+WINDOW_PROBLEM = Event(
+    "window-problem",
+    _W,
+    "{line}: the host's routes and rules for the line: {what}",
+    "If it repeats, report it with the journal of that time.",
+)
 LINE_NOT_USABLE = Event("line-not-usable", _W, "{line}: {why}", "Change the line's configuration.")
 
 # Mail over the call

@@ -27,11 +27,12 @@ from appliance.call import LineState, NextCall, Reason
 from appliance.calls.cycle import Cycle, Way, free, state_after
 from appliance.calls.policy import Decision, Requests, Settings, Times, WayOut, decide
 from appliance.clock import rfc3339
+from appliance.config.model import LineKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from appliance.call import Job, Prospect, Tally
+    from appliance.call import Job, Prospect, Tally, Window
     from appliance.calls.entry import Entry
     from appliance.calls.ledger import Ledger
     from appliance.clock import Clock, Mark
@@ -82,7 +83,7 @@ class _Shown:
 
 class Caller:
     """One per configuration. `started` is when the process's `run` started, which `every` counts from. `free_lines`:
-    for the first one in a process."""
+    for the first one in a process. `window` is opened while a call is up."""
 
     def __init__(
         self,
@@ -97,11 +98,12 @@ class Caller:
         clock: Clock,
         started: Mark,
         free_lines: bool = False,
+        window: Window | None = None,
     ) -> None:
         self._schedule = schedule
         self._settings = Settings(
             schedule=schedule,
-            ways=tuple(WayOut(w.config.name, w.config.numbers, w.config.country, w.unusable) for w in ways),
+            ways=tuple(_way_out(w) for w in ways),
             zone=ZoneInfo(timezone),
             bulk_max_age_s=bulk_max_age_s,
         )
@@ -112,6 +114,7 @@ class Caller:
         self._clock = clock
         self._started = started
         self._free_lines = free_lines
+        self._window = window
         self._shown = self._from_ledger()
         self._cycle: Cycle | None = None
         self._wanted: Dialling | None = None
@@ -182,7 +185,11 @@ class Caller:
     @property
     def tally(self) -> Tally | None:
         """What the call that is under way has moved so far; None when there is none."""
-        return self._cycle.entry.tally if self._under_way and self._cycle and self._cycle.entry else None
+        cycle = self._cycle if self._under_way else None
+        if cycle is None or cycle.entry is None:
+            return None
+        cycle.weigh()
+        return cycle.entry.tally
 
     @property
     def next_call(self) -> NextCall:
@@ -265,6 +272,7 @@ class Caller:
                 linger_s=self._schedule.linger_s,
                 max_call_s=self._schedule.max_call_s,
                 tell=self._tell,
+                window=self._window,
             )
             try:
                 await cycle.run()
@@ -306,3 +314,10 @@ class Caller:
                 watcher.send_nowait(told)
             except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
+
+
+def _way_out(way: Way) -> WayOut:
+    line = way.config
+    return WayOut(
+        line.name, line.numbers, line.country, way.unusable, dials_numbers=line.kind is not LineKind.INTERFACE
+    )

@@ -7,10 +7,10 @@ Theory of operation. A `Cycle` is made for one call and thrown away. Its states 
 |-------------|--------------------------------------------------|---------------------------------------|
 | idle        | nothing yet, or the call is over                 | dialling                              |
 | dialling    | `prepare`, then dials                            | negotiating (CONNECT); hanging-up     |
-| negotiating | `negotiate`                                      | exchanging; hanging-up                |
+| negotiating | `negotiate`, the window is opened                | exchanging; hanging-up                |
 | exchanging  | the jobs, side by side                           | lingering (all wait for work); hanging-up |
 | lingering   | `linger`                                         | exchanging (one found work); hanging-up |
-| hanging-up  | `hang_up`, shielded, with a deadline             | dialling (the next line); idle; failed |
+| hanging-up  | the window is closed, `hang_up`; shielded, with deadlines | dialling (the next line); idle; failed |
 | failed      | as idle, after a call that reached nobody        |                                       |
 
 Dialling goes line by line, in order. A line gets up to `attempts` dials: its numbers in turn, `redial_wait`
@@ -19,6 +19,8 @@ between them, those passed over that the redial rules forbid now. Each dial is i
 What ends a call that is up, each with its outcome: nothing left to do (complete; partial where a job left
 work), the carrier or the network gone, `max_call`, `hang_up`, the process that stops (hung-up both). A line
 that drops while lingering takes nothing away from a call whose work was done: complete.
+
+A call's bytes are what the line's device has carried; where there is none, the payload of the jobs' streams.
 
 Once a call is connected it is the only one: it is billed, so no other line is tried behind it. The line is
 hung up at the moment the call is over, not when the last job has cleaned up behind itself.
@@ -38,6 +40,8 @@ from appliance import events
 from appliance.call import Dialled, LineState, OpenCall, Outcome
 from appliance.calls import redial
 from appliance.calls.metered import MeteredStream
+from appliance.calls.window import WindowOfCall
+from appliance.config.model import LineKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,6 +120,7 @@ class Cycle:
         linger_s: float,
         max_call_s: float,
         tell: Callable[[str], None],
+        window: call.Window | None = None,
     ) -> None:
         self.reason = reason
         self.state = LineState.IDLE
@@ -132,6 +137,7 @@ class Cycle:
         self._linger_s = linger_s
         self._max_call_s = max_call_s
         self._tell = tell
+        self._window = WindowOfCall(window)
         self._line: call.Line | None = None
         self._atd = self.since
         self._scope: trio.CancelScope | None = trio.CancelScope()
@@ -151,6 +157,11 @@ class Cycle:
             return False
         self._put_down = self._verdict is Outcome.HUNG_UP
         return True
+
+    def weigh(self) -> None:
+        """Brings the figures of bytes up to date, where the line's device counts them."""
+        if self._line is not None:
+            self._weigh(self._line)
 
     async def run(self) -> Entry:
         """The whole call; -> its entry, ended. Cancelled, it hangs up and closes the entry first."""
@@ -236,7 +247,10 @@ class Cycle:
         return Dialled(outcome)
 
     def _next_number(self, config: model.Line, turn: int) -> tuple[int, str] | None:
-        """The next of the numbers in turn that may be dialled now, and the turn behind it."""
+        """The next of the numbers in turn that may be dialled now, and the turn behind it; "" where the line has none
+        to dial."""
+        if config.kind is LineKind.INTERFACE:
+            return turn + 1, ""
         now = self._clock.now()
         dials = self._ledger.summary().dials
         for n in range(turn, turn + len(config.numbers)):
@@ -282,7 +296,7 @@ class Cycle:
             try:
                 with trio.move_on_after(self._max_call_s) as scope:
                     self._scope = scope
-                    outcome = await self._negotiate(line) or await self._work_all(nursery, entry, rate)
+                    outcome = await self._come_up(line) or await self._work_all(nursery, entry, rate)
                 if scope.cancelled_caught:
                     outcome = self._verdict or Outcome.MAX_CALL
                 self._outcome = outcome
@@ -292,16 +306,20 @@ class Cycle:
                 nursery.cancel_scope.cancel()
         return outcome
 
+    async def _come_up(self, line: call.Line) -> Outcome | None:
+        """None: the network is up, and its window open."""
+        outcome = await self._negotiate(line) or await self._window.open(line)
+        if outcome is not None:
+            self._tell(outcome.value)
+        return outcome
+
     async def _negotiate(self, line: call.Line) -> Outcome | None:
-        """None: the network is up."""
         try:
             with trio.fail_after(NEGOTIATE_DEADLINE_S):
                 outcome = await line.negotiate()
         except (OSError, trio.TooSlowError) as error:
             events.emit(events.MODEM_PROBLEM, line=self.name, what=str(error) or "no end of the negotiation")
             outcome = Outcome.NEGOTIATION_FAILED
-        if outcome is not None:
-            self._tell(outcome.value)
         return outcome
 
     async def _work_all(self, nursery: trio.Nursery, entry: Entry, rate: int) -> Outcome:
@@ -312,7 +330,7 @@ class Cycle:
         async def open_stream(job: str, host: str, port: int) -> trio.abc.HalfCloseableStream:
             stream = await line.open_stream(host, port)
             self._reached.add(job)
-            return MeteredStream(stream, entry.tally)
+            return stream if line.carried() is not None else MeteredStream(stream, entry.tally)
 
         self._busy = {job.name for job in self._jobs}
         self._enter(LineState.EXCHANGING)
@@ -360,6 +378,7 @@ class Cycle:
         await self._ledger.result(entry, None, self._atd, up, rate=rate)
         while True:
             await trio.sleep(MARK_EVERY_S)
+            self.weigh()
             await self._ledger.mark(entry, self._clock.now())
 
     async def _watch_carrier(self, line: call.Line, entry: Entry) -> None:
@@ -390,6 +409,8 @@ class Cycle:
             return
         self._enter(LineState.HANGING_UP)
         self._tell("hanging up")
+        await self._window.close()
+        self._weigh(line)
         problem = ""
         with trio.move_on_after(HANG_UP_DEADLINE_S, shield=True) as scope:
             try:
@@ -401,6 +422,12 @@ class Cycle:
             problem = f"not on-hook after {HANG_UP_DEADLINE_S:g} s"
         if problem:
             events.emit(events.MODEM_PROBLEM, line=self.name, what=problem)
+        self._weigh(line)
+
+    def _weigh(self, line: call.Line) -> None:
+        carried = line.carried()
+        if carried is not None and self.entry is not None and self.entry.connected is not None:
+            self.entry.tally.bytes_in, self.entry.tally.bytes_out = carried
 
     def _report(self, entry: Entry, outcome: Outcome) -> None:
         tally, seconds = entry.tally, f"{entry.duration_s:.1f}"

@@ -68,12 +68,14 @@ CLOCK_SLACK_S: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class WayOut:
-    """A `[[line]]` as the policy sees it. `unusable`: why it can't be dialled at all, "" when it can."""
+    """A `[[line]]` as the policy sees it. `unusable`: why it can't be dialled at all, "" when it can. A line that is up
+    by itself `dials_numbers` not."""
 
     name: str
     numbers: tuple[str, ...]
     country: str = ""
     unusable: str = ""
+    dials_numbers: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +269,8 @@ def _redial_hold(settings: Settings, past: Summary, times: Times) -> _Hold | Non
     """Until when no number of any usable line may be dialled; None when one may."""
     first: tuple[float, str, str] | None = None
     for way in settings.ways:
+        if not way.unusable and not way.dials_numbers:
+            return None
         for number in () if way.unusable else way.numbers:
             wait, rule = redial.wait_s(way.country, number, past.dials, times.now)
             if not wait:
@@ -284,7 +288,9 @@ def _no_way_out(settings: Settings) -> str:
     if not settings.ways:
         return "no line is configured"
     reasons = [
-        f"{way.name}: {way.unusable or 'no numbers'}" for way in settings.ways if way.unusable or not way.numbers
+        f"{way.name}: {way.unusable or 'no numbers'}"
+        for way in settings.ways
+        if way.unusable or (way.dials_numbers and not way.numbers)
     ]
     return f"no line can be used: {'; '.join(reasons)}" if len(reasons) == len(settings.ways) else ""
 

@@ -85,6 +85,8 @@ class ModemLine:
         open_port: Callable[[], Awaitable[Port]] | None = None,
     ) -> None:
         self.name = config.name
+        self.device = ""
+        self.dns: tuple[str, ...] = ()
         self._config = config
         self._init = profile(config.profile).init if config.init is None else config.init
         self._timing = timing or Timing()
@@ -139,6 +141,9 @@ class ModemLine:
                 return await trio.open_tcp_stream(host, port, happy_eyeballs_delay=NEXT_ADDRESS_S)
         except trio.TooSlowError:
             raise TimeoutError(f"no connection to {host} port {port} within {STREAM_S:g} s") from None
+
+    def carried(self) -> tuple[int, int] | None:
+        return None
 
     async def wait_carrier_lost(self) -> Outcome:
         if self._dialogue is not None and self._hook is _Hook.OFF:

@@ -18,7 +18,7 @@ Step = Outcome | Dialled | OSError | str | None
 class FakeLine:
     """`prepare`, `dials`, `negotiate`, `hang_up`: what each does, one after the other, then the last for ever. A
     step is the result, an OSError to raise, or `BLOCK`. `log` holds what was called; `hooks` (by the step's name) are
-    called at its beginning."""
+    called at its beginning. `figures` is what `carried` says."""
 
     def __init__(
         self,
@@ -30,6 +30,9 @@ class FakeLine:
         hang_up: Iterable[Step] = (None,),
     ) -> None:
         self.name = name
+        self.device = ""
+        self.dns: tuple[str, ...] = ()
+        self.figures: tuple[int, int] | None = None
         self.log: list[str] = []
         self.off_hook = False
         self.watched = False
@@ -72,6 +75,9 @@ class FakeLine:
 
     async def open_stream(self, host: str, port: int) -> trio.SocketStream:
         return await trio.open_tcp_stream(host, port)
+
+    def carried(self) -> tuple[int, int] | None:
+        return self.figures
 
     async def wait_carrier_lost(self) -> Outcome:
         self.watched = True

@@ -53,6 +53,8 @@ class GateLine:
     line: Line
     notice_s: float = 0.0
     name: str = "pstn"
+    device: str = ""
+    dns: tuple[str, ...] = ()
     _lost: trio.Event = field(default_factory=trio.Event)
 
     async def prepare(self) -> Outcome | None:
@@ -68,6 +70,9 @@ class GateLine:
 
     async def open_stream(self, host: str, port: int) -> trio.SocketStream:
         return await trio.open_tcp_stream(host, port)
+
+    def carried(self) -> tuple[int, int] | None:
+        return None
 
     async def wait_carrier_lost(self) -> Outcome:
         await self._lost.wait()
