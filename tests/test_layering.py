@@ -154,8 +154,8 @@ WRITERS = {
     "shutil": {"copy", "copyfile", "copy2", "copytree", "move", "rmtree"},
     "tempfile": {"mkstemp", "mkdtemp", "NamedTemporaryFile", "TemporaryFile", "TemporaryDirectory"},
 }  # fmt: skip
-NOT_THE_STATE = ("appliance.storage", "appliance.lab", "appliance.modem.port")
-"""The door itself; the laboratory, whose files are not the appliance's; a serial port, which is no file."""
+NOT_THE_STATE = ("appliance.storage", "appliance.lab", "appliance.modem.port", "appliance.relay.circuits")
+"""The door itself; the laboratory, whose files are not the appliance's; a serial port and sockets, which are no files."""
 
 
 def file_writes(tree: Sources) -> list[str]:

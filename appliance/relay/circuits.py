@@ -1,0 +1,406 @@
+"""Circuits: two data connections joined, whose bytes the relay server passes on without looking at them.
+
+It owns the two descriptors from `join` on, the pipes, the counts and the limits of idleness; it must not know who is
+connected to whom, what a ticket is, or what the bytes mean.
+
+Theory of operation. A circuit has two legs, and each leg is the source of one direction. Readiness comes edge-triggered
+from the epoll set, so a leg remembers it: `readable` and `writable` hold until a system call says otherwise. `_pump`
+moves what can be moved from a leg to its other, at most `CHUNKS` at a time, then asks for another turn.
+
+- A direction begins with recv and send of up to `READ_BYTES` through one buffer for all. What send does not take is
+  kept (`rest`), and nothing more is read until it is gone: that is the back-pressure, and all the memory that a
+  blocked direction takes. Above `REST_LIMIT` for all of them the chunks become small.
+- After a read that filled the buffer it goes over to splice(2), which moves pages through a pipe and copies nothing,
+  and back when less than that came in a turn: for small messages splice is the slower one. A direction holds a pipe
+  while it moves bytes or its other leg is blocked; a few serve thousands of circuits.
+- The end of a direction is passed on with shutdown(2) behind its last byte, and the other goes on. An error of either
+  leg ends the circuit and resets both: what was cut off must not look like an end.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import trio
+
+from appliance.relay.epoll import BROKEN, ENDING, READABLE, WRITABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from appliance.relay.epoll import EpollSet
+
+__all__ = ["Circuit", "Circuits", "Leg", "TooManyCircuits"]
+
+READ_BYTES: Final = 64 * 1024
+"""One read: beyond this a larger buffer gains nothing, and splice is the better way."""
+SPLICE_BYTES: Final = 1024 * 1024
+"""One splice and the size of a pipe, the most that an ordinary user's may have (pipe(7))."""
+PIPE_SIZES: Final = (SPLICE_BYTES, 256 * 1024)
+"""Tried in turn: the kernel refuses large pipes to a user who has many. Then the pipe stays as it is."""
+PIPE_LIMIT: Final = 256
+"""Pipes at once; each may hold `SPLICE_BYTES` of kernel memory. A direction that gets none goes on with recv."""
+SPARE_PIPES: Final = 16
+CHUNKS: Final = 4
+"""Moves of one direction in a turn: 4 MiB at most until others have theirs."""
+SMALL_BYTES: Final = 4 * 1024
+REST_LIMIT: Final = 32 * 1024 * 1024
+"""Bytes that blocked directions keep, of all circuits: above it a read takes `SMALL_BYTES`."""
+CIRCUIT_LIMIT: Final = 10_000
+"""Far above what 64 for each terminal of a site come to; two descriptors each."""
+SWEEPS: Final = 8
+"""Looks for idle circuits within one idle limit: so much of it may a circuit be late."""
+FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER with no time: close(2) sends a reset (socket(7))."""
+NO_PACE: Final = 0xFFFFFFFF
+"""SO_MAX_PACING_RATE for none (tcp(7))."""
+SO_MAX_PACING_RATE: Final = 47
+"""Linux's asm-generic/socket.h; Python has no name for it."""
+
+T = TypeVar("T")
+Pipe = tuple[int, int]
+"""Read end, write end."""
+
+
+class TooManyCircuits(Exception):
+    """`CIRCUIT_LIMIT` circuits are up."""
+
+
+class Leg:
+    """One data connection of a circuit, and the direction that comes from it. `moved`: bytes passed on from here."""
+
+    __slots__ = (
+        "circuit", "ended", "ending", "fd", "in_pipe", "moved", "other", "pipe", "readable", "rest", "splicing",
+        "writable",
+    )  # fmt: skip
+
+    def __init__(self, fd: int, circuit: Circuit) -> None:
+        self.fd = fd
+        self.circuit: Circuit | None = circuit
+        self.other = self
+        self.readable = self.writable = False
+        self.ending = False  # the kernel has seen the end: a short read is not the last one
+        self.ended = False  # and so have we
+        self.splicing = False
+        self.rest = b""
+        self.pipe: Pipe | None = None
+        self.in_pipe = 0
+        self.moved = 0
+
+    def ready(self, mask: int) -> None:
+        circuit = self.circuit
+        if circuit is None:
+            return
+        if mask & BROKEN:
+            circuit.abort(circuit.set.error_of(self.fd))
+            return
+        if mask & READABLE:
+            self.readable = True
+            if mask & ENDING:
+                self.ending = True
+        if mask & WRITABLE and not self.writable:
+            self.writable = True
+            circuit.set.pump(self.other)
+        if self.readable:
+            circuit.set.pump(self)
+
+    def again(self) -> None:
+        """Another turn of its direction."""
+        circuit = self.circuit
+        if circuit is not None:
+            circuit.set.pump(self)
+
+
+class Circuit:
+    """Two legs. `label` is the owner's, for his journal; `on_end(circuit, why)` is called once, `why` "" where both
+    sides have ended by themselves."""
+
+    __slots__ = ("_on_end", "_seen", "_still", "label", "legs", "set", "since")
+
+    def __init__(
+        self, circuits: Circuits, fds: tuple[int, int], label: object, on_end: Callable[[Circuit, str], None]
+    ) -> None:
+        self.set = circuits
+        self.label = label
+        self.since = trio.current_time()
+        self._on_end = on_end
+        first, second = Leg(fds[0], self), Leg(fds[1], self)
+        first.other, second.other = second, first
+        self.legs = (first, second)
+        self._seen, self._still = 0, 0
+
+    @property
+    def moved(self) -> int:
+        """Bytes, both ways."""
+        return self.legs[0].moved + self.legs[1].moved
+
+    def pace(self, bytes_per_s: int | None) -> None:
+        """The kernel sends at most so much a second on either leg; None: as fast as it can (SO_MAX_PACING_RATE)."""
+        rate = struct.pack("=I", NO_PACE if bytes_per_s is None else min(bytes_per_s, NO_PACE))
+        for leg in self.legs:
+            _socket_call(leg.fd, lambda sock: sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate))
+
+    def abort(self, why: str) -> None:
+        """Resets both connections."""
+        self.set.end(self, why)
+
+    def is_still(self) -> bool:
+        """One look of the sweep: whether nothing has moved since `SWEEPS` looks."""
+        moved = self.moved
+        self._still = self._still + 1 if moved == self._seen else 0
+        self._seen = moved
+        return self._still >= SWEEPS
+
+    def finished(self, why: str) -> None:
+        """Of `Circuits` alone."""
+        self._on_end(self, why)
+
+
+class Circuits:
+    """All circuits of a relay server. `idle_limit_s` may be changed at any time; None: none."""
+
+    def __init__(self, epoll: EpollSet, *, idle_limit_s: float | None, limit: int = CIRCUIT_LIMIT) -> None:
+        self._epoll = epoll
+        self.idle_limit_s = idle_limit_s
+        self._limit = limit
+        self._up: set[Circuit] = set()
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._rest_bytes = 0
+        self._pipes = _Pipes()
+        self._can_splice = True
+
+    def __len__(self) -> int:
+        return len(self._up)
+
+    def __iter__(self) -> Iterator[Circuit]:
+        return iter(tuple(self._up))
+
+    def join(self, first: int, second: int, label: object, on_end: Callable[[Circuit, str], None]) -> Circuit:
+        """Joins two connected, non-blocking sockets that are not in the epoll set; they are the circuit's from now on,
+        also where this raises TooManyCircuits or OSError."""
+        circuit = Circuit(self, (first, second), label, on_end)
+        added = []
+        try:
+            if len(self._up) >= self._limit:
+                raise TooManyCircuits(f"{self._limit} circuits are up")
+            for leg in circuit.legs:
+                self._epoll.add(leg.fd, leg)
+                added.append(leg.fd)
+        except (OSError, TooManyCircuits):
+            for fd in added:
+                self._epoll.remove(fd)
+            os.close(first)
+            os.close(second)
+            raise
+        self._up.add(circuit)
+        return circuit
+
+    async def run(self) -> None:
+        """Ends circuits that are idle; until cancelled, which ends them all."""
+        try:
+            while True:
+                limit = self.idle_limit_s
+                await trio.sleep((limit or 60.0) / SWEEPS)
+                if limit is not None:
+                    for circuit in [c for c in self._up if c.is_still()]:
+                        self.end(circuit, f"idle for {limit:g} s")
+        finally:
+            for circuit in tuple(self._up):
+                self.end(circuit, "the relay server stops")
+            self._pipes.close()
+
+    # ---- moving bytes
+    def pump(self, source: Leg) -> None:
+        """Moves what can be moved from this leg to the other one; nothing where the circuit has ended."""
+        circuit = source.circuit
+        if circuit is None:
+            return
+        try:
+            more = self._pump(source)
+        except OSError as error:
+            self.end(circuit, error.strerror or str(error))
+            return
+        if source.pipe is not None and not source.in_pipe:
+            self._pipes.give(source.pipe)
+            source.pipe = None
+        if more:
+            self._epoll.again(source.again)
+
+    def _pump(self, source: Leg) -> bool:
+        """-> whether there is more to do at once. Raises OSError."""
+        target = source.other
+        before = source.moved
+        for _ in range(CHUNKS):
+            if (source.in_pipe or source.rest) and not self._deliver(source, target):
+                return False
+            if source.ended:
+                self._pass_end(source, target)
+                return False
+            if not (source.readable and target.writable):
+                if source.splicing and source.moved - before < READ_BYTES:
+                    source.splicing = False
+                return False
+            if source.splicing:
+                self._splice(source)
+            else:
+                self._copy(source, target)
+        return bool(source.in_pipe or source.rest or source.readable or source.ended) and target.writable
+
+    def _copy(self, source: Leg, target: Leg) -> None:
+        """recv and send, once."""
+        buffer = self._buffer if self._rest_bytes < REST_LIMIT else self._buffer[:SMALL_BYTES]
+        try:
+            n = os.readv(source.fd, (buffer,))
+        except BlockingIOError:
+            source.readable = False
+            return
+        if not n:
+            source.ended, source.readable = True, False
+            return
+        if n == READ_BYTES:
+            source.splicing = self._can_splice
+        elif n < len(buffer) and not source.ending:
+            source.readable = False  # a short read of a stream has emptied it (epoll(7)); what comes is a new edge
+        try:
+            sent = os.write(target.fd, buffer[:n])
+        except BlockingIOError:
+            sent = 0
+        source.moved += sent
+        if sent < n:
+            target.writable = False
+            source.rest = bytes(buffer[sent:n])
+            self._rest_bytes += n - sent
+
+    def _splice(self, source: Leg) -> None:
+        """From the source into a pipe, once."""
+        if source.pipe is None:
+            source.pipe = self._pipes.take()
+            if source.pipe is None:
+                source.splicing = False
+                return
+        try:
+            n = os.splice(source.fd, source.pipe[1], SPLICE_BYTES, flags=FLAGS)
+        except BlockingIOError:
+            source.readable = False
+            return
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._can_splice = source.splicing = False  # this kernel, or this kind of socket, does not
+            return
+        if n:
+            source.in_pipe = n
+        else:
+            source.ended, source.readable = True, False
+
+    def _deliver(self, source: Leg, target: Leg) -> bool:
+        """Hands over what was read before; -> whether all of it."""
+        if not target.writable:
+            return False
+        try:
+            if source.in_pipe:
+                assert source.pipe is not None
+                while source.in_pipe:
+                    n = os.splice(source.pipe[0], target.fd, source.in_pipe, flags=FLAGS)
+                    source.in_pipe -= n
+                    source.moved += n
+            while source.rest:
+                n = os.write(target.fd, source.rest)
+                source.rest = source.rest[n:]
+                source.moved += n
+                self._rest_bytes -= n
+        except BlockingIOError:
+            target.writable = False
+            return False
+        return True
+
+    def _pass_end(self, source: Leg, target: Leg) -> None:
+        circuit = source.circuit
+        assert circuit is not None
+        if target.ended and not (target.in_pipe or target.rest):
+            self.end(circuit, "")
+            return
+        _socket_call(target.fd, lambda sock: sock.shutdown(socket.SHUT_WR))
+
+    # ---- ending
+    def error_of(self, fd: int) -> str:
+        """What has broken this connection."""
+        number = _socket_call(fd, lambda sock: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) or 0
+        return os.strerror(number) if number else "the connection broke"
+
+    def end(self, circuit: Circuit, why: str) -> None:
+        """Closes both connections; with a reset where there is a `why`. One that has ended is no error."""
+        if circuit not in self._up:
+            return
+        self._up.discard(circuit)
+        for leg in circuit.legs:
+            leg.circuit = None
+            self._epoll.remove(leg.fd)
+            self._rest_bytes -= len(leg.rest)
+            leg.rest = b""
+            if leg.pipe is not None:
+                self._pipes.throw_away(leg.pipe)
+                leg.pipe = None
+            if why:
+                _socket_call(leg.fd, lambda sock: sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET))
+            os.close(leg.fd)
+        circuit.finished(why)
+
+
+class _Pipes:
+    """The pool. A pipe in it is empty."""
+
+    def __init__(self) -> None:
+        self._spare: list[Pipe] = []
+        self._count = 0
+
+    def take(self) -> Pipe | None:
+        if self._spare:
+            return self._spare.pop()
+        if self._count >= PIPE_LIMIT:
+            return None
+        try:
+            pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        self._count += 1
+        for size in PIPE_SIZES:
+            try:
+                fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, size)
+                break
+            except OSError:
+                continue
+        return pipe
+
+    def give(self, pipe: Pipe) -> None:
+        if len(self._spare) < SPARE_PIPES:
+            self._spare.append(pipe)
+        else:
+            self.throw_away(pipe)
+
+    def throw_away(self, pipe: Pipe) -> None:
+        """Also one with something left in it."""
+        self._count -= 1
+        os.close(pipe[0])
+        os.close(pipe[1])
+
+    def close(self) -> None:
+        while self._spare:
+            self.throw_away(self._spare.pop())
+
+
+def _socket_call(fd: int, call: Callable[[socket.socket], T]) -> T | None:
+    """Something that only a socket object can do. An error (None) is that of a connection that has broken already."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=fd)
+    try:
+        return call(sock)
+    except OSError:
+        return None
+    finally:
+        sock.detach()

@@ -1,0 +1,93 @@
+"""One epoll set for everything that the relay server holds open: data connections, circuits, terminals' logins.
+
+It owns the set and knows whose descriptor is whose; it must not know what is done with them. Whoever adds a descriptor
+closes it himself, after `remove`.
+
+How it works. A private `select.epoll()` has all descriptors, each registered once and edge-triggered; its own one is
+what a single Trio task waits for. So a connection costs neither a task nor a registration per wait: thousands of idle
+ones cost what they remember, and a chunk costs its system calls. What is called here must not block. Who has more to do
+than is fair in one turn asks for another (`again`), behind a checkpoint, so that all of Trio gets its turn.
+
+A descriptor may be closed and given out anew within one round of events; its new owner then hears of readiness that is
+not his. Owners must take a readiness that turns out to be none.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["BROKEN", "READABLE", "WRITABLE", "EpollSet", "Owner"]
+
+EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP
+"""There may be something to read, the end included."""
+ENDING: Final = select.EPOLLRDHUP | select.EPOLLHUP
+WRITABLE: Final = select.EPOLLOUT
+BROKEN: Final = select.EPOLLERR
+ROUND: Final = 256
+"""Events taken at once: between two rounds the rest of the process has its turn."""
+
+
+class Owner(Protocol):
+    """Who is told that something can be done with a descriptor."""
+
+    def ready(self, mask: int) -> None:
+        """Something has changed (`READABLE`, `WRITABLE`, `BROKEN`). Must not block; what it raises ends the service."""
+        ...
+
+
+class EpollSet:
+    """`run` is its task; everything else is called on the event loop."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._owners: dict[int, Owner] = {}
+        self._again: list[Callable[[], None]] = []
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    def add(self, fd: int, owner: Owner) -> None:
+        """From now on `owner` hears of this descriptor, first of how it is now. Raises OSError."""
+        self._epoll.register(fd, EVENTS)
+        self._owners[fd] = owner
+
+    def hand_over(self, fd: int, owner: Owner) -> None:
+        """Another owner for a descriptor of this set; he too hears first of how it is now."""
+        self._owners[fd] = owner
+        self._epoll.modify(fd, EVENTS)  # arms the edge again (epoll_ctl(2))
+
+    def remove(self, fd: int) -> None:
+        """Before it is closed. One that is not here is no error."""
+        if self._owners.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def again(self, go_on: Callable[[], None]) -> None:
+        """Calls `go_on` in the next turn."""
+        self._again.append(go_on)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        owners = self._owners
+        while True:
+            if self._again:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+            waiting, self._again = self._again, []
+            for fd, mask in self._epoll.poll(0, ROUND):
+                owner = owners.get(fd)
+                if owner is not None:
+                    owner.ready(mask)
+            for go_on in waiting:
+                go_on()
+
+    def close(self) -> None:
+        """After `run` has ended."""
+        self._epoll.close()
