@@ -53,6 +53,9 @@ class CallRecord:
     rate: int = 0
     progress: Progress | None = None
     end_reason: str = ""
+    bytes_out: int = 0
+    """From the caller's modem, and to it; 0 for a call to a provider, which the caller's `Line` counts."""
+    bytes_in: int = 0
 
     @property
     def seconds(self) -> float:
@@ -98,13 +101,15 @@ class Access:
 
 @dataclass(slots=True, eq=False)
 class Circuit:
-    """A call that is up. `end` is idempotent."""
+    """A call that is up. `end` is idempotent. `dead`: the carrier stands and nothing comes through, as when the far
+    end's equipment behind its modem has died."""
 
     record: CallRecord
     exchange: Exchange
     caller: Station
     callee: Station | Access
     up: bool = True
+    dead: bool = False
 
     @property
     def rate(self) -> int:
@@ -114,6 +119,13 @@ class Circuit:
         """The modem at the other end; None where that is a provider."""
         other = self.callee if station is self.caller else self.caller
         return None if isinstance(other, Access) else other
+
+    def carry(self, sender: Station, data: bytes) -> None:
+        """Writes down what `sender` puts on the circuit between two modems."""
+        if sender is self.caller:
+            self.record.bytes_out += len(data)
+        else:
+            self.record.bytes_in += len(data)
 
     def end(self, reason: str) -> None:
         if not self.up:

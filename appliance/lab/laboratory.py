@@ -20,6 +20,7 @@ from appliance.lab.provider import Provider
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
 __all__ = ["NUMBER", "LabThread", "Laboratory", "open_laboratory"]
 
@@ -89,7 +90,9 @@ async def open_laboratory(
 
 class LabThread:
     """The same in a thread, as a context manager. What reads single values may look at `lab` directly; what acts goes
-    through `do`, or one of the methods here."""
+    through `do`, or one of the methods here. `open` makes it, for those who want another."""
+
+    open: Callable[..., AbstractAsyncContextManager[Laboratory]] = staticmethod(open_laboratory)
 
     def __init__(self, **options: Any) -> None:
         self._options = options
@@ -148,6 +151,6 @@ class LabThread:
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._stop = trio.Event()
-        async with open_laboratory(**self._options) as self.lab:
+        async with self.open(**self._options) as self.lab:
             self._started.set()
             await self._stop.wait()

@@ -13,7 +13,9 @@ Theory of operation (V.250 §5.1):
     escaped   | command lines, the call is up    | O -> online; H, Z -> command; circuit down -> command
 
 While a call to a provider is up its bytes go over the `Line`, not over the pty: what the product writes to the pty then
-is counted in `stray_bytes`. To another modem they go over the pty, paced at the circuit's rate.
+is counted in `stray_bytes`. To another modem they go over the port, paced at the circuit's rate: each way is one serial
+resource, on which a piece of n bytes takes n*8/rate seconds. `run` makes a pty; `serve` takes any stream as the port,
+such as the serial port of a virtual machine.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from appliance.lab.exchange import Access, Circuit, Progress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from appliance.lab.exchange import Exchange
+    from appliance.lab.exchange import Exchange, Station
     from appliance.lab.line import Line
 
 __all__ = ["Modem", "ModemState"]
@@ -44,6 +46,10 @@ WRITE_LIMIT: Final = 64 * 1024
 """Bytes that wait for a reader of the port; what comes on top is lost, as with a modem's overrun buffer."""
 PORT_POLL_S: Final = 0.02
 """A closed pty is looked at this often: the kernel does not tell when it is opened again."""
+PIECE_S: Final = 0.02
+"""Bytes of a circuit are handed over in pieces of so much time, so that nothing short waits for something long."""
+LATE_S: Final = 0.01
+"""A piece that comes this late after the last waited for us, not the circuit for it: it starts where that ended."""
 COMMAND_PAUSE_S: Final = 0.02
 """A modem takes this long for a command."""
 ABORT_DEAF_S: Final = 0.125
@@ -96,7 +102,7 @@ class Modem:
     """(wall-clock time, ">" to the modem or "<" from it, a line's text)."""
     state: ModemState = ModemState.COMMAND
 
-    _master: trio.lowlevel.FdStream | None = None
+    _master: trio.abc.Stream | None = None
     _nursery: trio.Nursery | None = None
     _stored: hayes.Settings = field(default_factory=hayes.Settings)
     _settings: hayes.Settings = field(default_factory=hayes.Settings)
@@ -111,6 +117,7 @@ class Modem:
     _drained: trio.Event = field(default_factory=trio.Event)
     _escapes: int = 0
     _last_byte: float = 0.0
+    _sent_at: float = 0.0
     _changed: trio.Event = field(default_factory=trio.Event)
 
     # ---- for those who look at it
@@ -151,25 +158,32 @@ class Modem:
         if self.hangs_up_on_close:
             os.close(slave)
             slave = -1
-        for register, value in self.profile.items():
-            self._stored.set_register(register, value)
-        self._settings = self._stored.copy()
         try:
-            async with trio.lowlevel.FdStream(master) as self._master:
-                await self._serve(task_status)
+            await self.serve(trio.lowlevel.FdStream(master), task_status=task_status)
         finally:
             if slave >= 0:
                 os.close(slave)
 
-    async def _serve(self, task_status: trio.TaskStatus[str]) -> None:
-        try:
-            async with trio.open_nursery() as self._nursery:
-                self._nursery.start_soon(self._write_port)
-                task_status.started(self.port)
-                await self._read_port()
-        finally:
-            self._nursery = None
-            self._hang_up("the modem was switched off")
+    async def serve(
+        self, port: trio.abc.Stream, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """The same with `port` in place of a pty, switched on now; returns when its other end is closed."""
+        for register, value in self.profile.items():
+            self._stored.set_register(register, value)
+        self._settings = self._stored.copy()
+        self._body.clear()
+        self._out.clear()
+        self._master = port
+        async with port:
+            try:
+                async with trio.open_nursery() as self._nursery:
+                    self._nursery.start_soon(self._write_port)
+                    task_status.started(self.port)
+                    await self._read_port()
+                    self._nursery.cancel_scope.cancel()
+            finally:
+                self._nursery = None
+                self._hang_up("the modem was switched off")
 
     async def _read_port(self) -> None:
         assert self._master is not None
@@ -178,13 +192,17 @@ class Modem:
             with trio.move_on_after(timeout) as silence:
                 try:
                     data = await self._master.receive_some(RECEIVE_BYTES)
-                except trio.BrokenResourceError:  # EIO: nobody has the port open
-                    await self._closed_port()
+                except trio.BrokenResourceError:
+                    if not self.port:
+                        return
+                    await self._closed_port()  # EIO: nobody has the pty open
                     continue
             if silence.cancelled_caught:
                 self._escape()
             elif data:
-                await self._received(data)
+                await self._received(bytes(data))
+            else:
+                return
 
     async def _closed_port(self) -> None:
         if self.state is not ModemState.COMMAND:
@@ -235,8 +253,22 @@ class Modem:
         if circuit is None or other is None:
             self.stray_bytes += len(data)
         else:
-            await trio.sleep(len(data) * 8 / circuit.rate)
-            await other.hear(data)
+            await self._pass_on(data, circuit, other)
+
+    async def _pass_on(self, data: bytes, circuit: Circuit, other: Station) -> None:
+        """Over the circuit at its rate. What the port holds back meanwhile is its flow control."""
+        size = max(1, int(PIECE_S * circuit.rate / 8))
+        for at in range(0, len(data), size):
+            piece = data[at : at + size]
+            now = trio.current_time()
+            start = self._sent_at if now - self._sent_at < LATE_S else now
+            self._sent_at = start + len(piece) * 8 / circuit.rate
+            await trio.sleep_until(self._sent_at)
+            if not circuit.up:
+                return
+            circuit.carry(self, piece)
+            if not circuit.dead:
+                await other.hear(piece)
 
     def _command_byte(self, byte: int) -> bool:
         """Takes one byte of a command line (V.250 §5.2); whether the line is complete."""
