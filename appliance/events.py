@@ -215,3 +215,40 @@ SMARTHOST_FAILED = Event(
 QUOTA_FULL = Event(
     "quota-full", _W, "{account}: the mailbox of {user} is full; {messages} messages stay upstream", "Remove mail."
 )
+
+# The host's network interfaces
+INTERFACE_SET_UP = Event("interface-set-up", _I, "{interface}: set up: {what}")
+INTERFACE_PUT_RIGHT = Event(
+    "interface-put-right",
+    _W,
+    "{interface}: something else changed it; put right: {what}",
+    "If it repeats, find the other program that manages the device and take it away from there.",
+)
+INTERFACE_STATE = Event("interface-state", _I, "{interface}: {device} is {state}")
+INTERFACE_FAILED = Event(
+    "interface-failed",
+    _W,
+    "{interface}: not as configured, tried again: {why}",
+    "Change the interface's configuration; `Operation not permitted`: Posthouse needs CAP_NET_ADMIN.",
+)
+DEVICE_ABSENT = Event(
+    "device-absent", _W, "{interface}: the device {device} is not there", "Nothing, if it is to come later."
+)
+DEVICE_THERE = Event("device-there", _I, "{interface}: the device {device} is there")
+LEASE_GOT = Event(
+    "lease-got", _I, "{interface}: {address} from the DHCP server {server} for {seconds} s, with {routes}"
+)
+LEASE_LOST = Event("lease-lost", _W, "{interface}: the lease of {address} has ended")
+DHCP_CLIENT_FAILED = Event(
+    "dhcp-client-failed",
+    _W,
+    "{interface}: no lease, asked again: {why}",
+    "Look for the DHCP server; `Operation not permitted`: udhcpc needs CAP_NET_RAW and CAP_NET_BIND_SERVICE.",
+)
+DNSMASQ_STARTED = Event("dnsmasq-started", _I, "DHCP and DNS for {interfaces}")
+DNSMASQ_FAILED = Event(
+    "dnsmasq-failed",
+    _W,
+    "no DHCP and DNS for {interfaces}, tried again: {why}",
+    "Is dnsmasq installed, and does nothing else hold port 53 or 67 there?",
+)
