@@ -1,0 +1,172 @@
+"""Virtual machines as fixtures: booted once, saved, and loaded anew for each scenario, so that none sees another's traces.
+
+    boot       what scripts/guest-root made, with this checkout in the initramfs
+    saved      (machine, how to prepare it) -> a snapshot; each is made once a session
+    machine    starts one from a snapshot; ended with the test, whatever happens
+    telephone  the exchange and the two modems
+
+Every test here has a time budget (`@pytest.mark.seconds`), and one that fails shows the machines' consoles and logs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import provider as provider_machine
+from . import site as site_machine
+from .guest import Guest
+from .inject import ROOT, archive, checkout
+from .qemu import Boot, Machine, running
+from .telephone import Telephone
+
+ROOT_S = 900.0
+"""scripts/guest-root: 35 s on an idle machine with a near mirror."""
+SCENARIO_S = 300
+"""A test's budget where it names none. A scenario takes 10 to 40 s on an idle machine."""
+
+_witnesses: list[tuple[str, Callable[[], str]]] = []
+"""What a failed test shows beside the consoles: (title, a function that gets the text)."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report: Any = yield
+    if report.failed and report.when != "teardown":
+        for machine in running():
+            report.sections.append((f"console of {machine.name}", machine.console()))
+        for title, tell in _witnesses:
+            try:
+                said = tell()
+            except Exception as error:
+                said = f"not to be had: {error}"
+            report.sections.append((title, said))
+    return report
+
+
+@pytest.fixture(autouse=True)
+def time_budget(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ends a scenario that takes too long, wherever it hangs."""
+    marker = request.node.get_closest_marker("seconds")
+    seconds = marker.args[0] if marker else SCENARIO_S
+
+    def over(*_: object) -> None:
+        raise AssertionError(f"the scenario did not end within its {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """Short, for unix sockets have at most 107 characters of path."""
+    path = Path(tempfile.mkdtemp(prefix="ph-vm-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def boot(folder: Path) -> Boot:
+    made = subprocess.run([ROOT / "scripts" / "guest-root"], stdout=subprocess.PIPE, text=True, timeout=ROOT_S)
+    assert made.returncode == 0, "scripts/guest-root failed; it has said why"
+    root = Path(made.stdout.strip())
+    initrd = folder / "initrd"
+    initrd.write_bytes((root / "initrd").read_bytes() + archive(checkout()))
+    return Boot(root / "vmlinuz", initrd, "init=/usr/lib/guest/init", root / "root.sqfs")
+
+
+class Snapshots:
+    """Machines prepared and saved, each once: `booted`, and on top of that what a role's `prepare` makes of it."""
+
+    def __init__(self, folder: Path, boot: Boot) -> None:
+        self.folder, self.boot = folder, boot
+        self._made: dict[str, Path] = {}
+
+    def of(self, name: str, prepare: Callable[[Guest], None] | None) -> tuple[Path, str]:
+        if name not in self._made:
+            before = self.of("booted", None) if prepare is not None else None
+            machine = Machine(name, self.folder / name, self.boot, before)
+            try:
+                machine.start()
+                guest = Guest(machine)
+                if prepare is None:
+                    guest.wait_boot()
+                else:
+                    guest.set_clock()
+                    prepare(guest)
+                self._made[name] = machine.save("ready")
+            except BaseException:
+                print(f"console of {name}:\n{machine.console()}", file=sys.stderr)
+                raise
+            finally:
+                machine.end()
+        return self._made[name], "ready"
+
+
+@pytest.fixture(scope="session")
+def snapshots(folder: Path, boot: Boot) -> Snapshots:
+    return Snapshots(folder, boot)
+
+
+Start = Callable[..., Guest]
+
+
+@pytest.fixture
+def machine(folder: Path, boot: Boot, snapshots: Snapshots) -> Iterator[Start]:
+    """machine(name, prepare, modem=…) -> a guest that goes on from where `prepare` left it, its clock set."""
+    started: list[Machine] = []
+
+    def start(name: str, prepare: Callable[[Guest], None], *, modem: Path | None = None) -> Guest:
+        saved = snapshots.of(name, prepare)
+        one = Machine(name, folder / f"{name}.now", boot, saved, modem)
+        started.append(one)
+        one.start()
+        guest = Guest(one)
+        guest.set_clock()
+        return guest
+
+    try:
+        yield start
+    finally:
+        for one in started:
+            one.end()
+            shutil.rmtree(one.folder, ignore_errors=True)
+        _witnesses.clear()
+
+
+@pytest.fixture
+def telephone(folder: Path) -> Iterator[Telephone]:
+    with Telephone(folder) as network:
+        _witnesses.append(("the site's modem", lambda: network.transcript))
+        yield network
+
+
+@pytest.fixture
+def provider(machine: Start, telephone: Telephone) -> provider_machine.Provider:
+    guest = machine("provider", provider_machine.prepare, modem=telephone.folder / "provider.modem")
+    provider = provider_machine.Provider(guest)
+    _witnesses.append(("the provider's logs", provider.logs))
+    return provider
+
+
+@pytest.fixture
+def site(machine: Start, telephone: Telephone) -> site_machine.Site:
+    """The site's machine, Posthouse not yet running."""
+    site = site_machine.Site(machine("site", site_machine.prepare, modem=telephone.folder / "site.modem"))
+    _witnesses.append(("Posthouse's journal", site.journal))
+    return site

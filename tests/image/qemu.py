@@ -1,0 +1,196 @@
+"""A virtual machine as a QEMU process: its devices, its monitor, its console, and that it always ends.
+
+It owns the process and a folder with its sockets and the console's log; it knows nothing of what runs in the machine
+(`guest` talks to that) and nothing of telephones (`modem` is a unix socket that somebody listens on). What is booted is
+given from outside, so that the same module boots a kernel with a root of packages and, later, a whole disk image.
+
+Every machine has the same devices in the same order, whatever is connected to them: a snapshot can only be loaded into
+such a one. ttyS0 is the console, ttyS1 the modem's serial port; a virtio serial port named `agent` leads to the harness;
+`usb` is a controller to plug things into.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+QEMU = "qemu-system-x86_64"
+ACCEL = os.environ.get("POSTHOUSE_VM_ACCEL", "tcg,thread=multi,tb-size=256")
+"""`kvm` where it works: a /dev/kvm that can be opened may still boot no kernel, so nobody guesses."""
+AT_ONCE = 2
+"""Machines: the host has two cores, a third would only slow the others."""
+CONNECT_S = 60.0
+"""QEMU has started and connected to the sockets; seconds on a busy host."""
+MONITOR_S = 120.0
+"""A monitor's command; saving a machine's memory is the longest."""
+END_S = 10.0
+STATE_DISK = "2G"
+"""Virtual size of the disk that takes snapshots; it grows with what is saved."""
+SAVE_TRIES = 3
+
+_running: list[Machine] = []
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What is booted: a kernel and an initramfs with the read-only disk `root`, or, without a kernel, `disks` alone."""
+
+    kernel: Path | None = None
+    initrd: Path | None = None
+    append: str = ""
+    root: Path | None = None
+    disks: tuple[Path, ...] = ()
+
+
+@dataclass(eq=False)
+class Machine:
+    """`snapshot`: a disk made by `save` and the name in it, to go on from instead of booting. `modem`: the unix socket
+    that ttyS1 is connected to; nothing is, if None."""
+
+    name: str
+    folder: Path
+    boot: Boot
+    snapshot: tuple[Path, str] | None = None
+    modem: Path | None = None
+    memory_mb: int = 512
+    process: subprocess.Popen[bytes] | None = None
+    agent: socket.socket | None = None
+    _monitor: socket.socket | None = None
+    _lines: Iterator[bytes] = field(default_factory=lambda: iter(()))
+
+    @property
+    def console_log(self) -> Path:
+        return self.folder / "console.log"
+
+    @property
+    def state_disk(self) -> Path:
+        return self.folder / "state.qcow2"
+
+    # ---- its life
+    def start(self) -> None:
+        """Returns when QEMU runs and is connected; what is in it may still be booting."""
+        assert len(_running) < AT_ONCE, f"{AT_ONCE} machines run already: {[m.name for m in _running]}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.snapshot is not None:
+            shutil.copyfile(self.snapshot[0], self.state_disk)
+        else:
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", self.state_disk, STATE_DISK], check=True)
+        with _listening(self.folder / "agent.sock") as agent, _listening(self.folder / "qmp.sock") as monitor:
+            _running.append(self)
+            log = self.folder / "qemu.log"
+            with log.open("wb") as out:
+                # The machine ends with us, however we end.
+                self.process = subprocess.Popen(
+                    ["setpriv", "--pdeathsig", "KILL", "nice", "-n", "5", QEMU, *self._arguments()],
+                    stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
+            try:
+                self.agent, self._monitor = self._accept(agent), self._accept(monitor)
+                self._lines = iter(self._monitor.makefile("rb"))
+                next(self._lines)  # the greeting
+                self.command("qmp_capabilities")
+            except BaseException:
+                self.end()
+                raise
+
+    def end(self) -> None:
+        """At once, as a power cut. Idempotent."""
+        for end in (self.agent, self._monitor):
+            if end is not None:
+                end.close()
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if self in _running:
+            _running.remove(self)
+
+    def _accept(self, listener: socket.socket) -> socket.socket:
+        end = time.monotonic() + CONNECT_S
+        listener.settimeout(0.2)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return listener.accept()[0]
+            assert self.process is not None
+            said = (self.folder / "qemu.log").read_text(errors="replace")
+            assert self.process.poll() is None, f"QEMU ended: {said}"
+            assert time.monotonic() < end, f"QEMU did not start within {CONNECT_S:g} s: {said}"
+
+    def _arguments(self) -> list[str]:
+        boot = self.boot
+        arguments = [
+            "-nodefaults", "-no-user-config", "-display", "none", "-name", self.name, "-machine", "pc", "-cpu", "max",
+            "-accel", ACCEL, "-m", str(self.memory_mb), "-smp", "1", "-no-reboot", "-rtc", "base=utc",
+            "-chardev", f"socket,id=qmp,path={self.folder}/qmp.sock,server=off", "-mon", "chardev=qmp,mode=control",
+            "-chardev", f"socket,id=console,path={self.folder}/console.sock,server=on,wait=off,logfile={self.console_log}",
+            "-serial", "chardev:console",
+            "-chardev", f"socket,id=modem,path={self.modem},server=off" if self.modem else "null,id=modem",
+            "-serial", "chardev:modem",
+            "-device", "virtio-serial-pci",
+            "-chardev", f"socket,id=agent,path={self.folder}/agent.sock,server=off",
+            "-device", "virtserialport,chardev=agent,name=agent",
+            "-device", "qemu-xhci,id=usb",
+        ]  # fmt: skip
+        if boot.root is not None:
+            arguments += ["-drive", f"file={boot.root},format=raw,if=virtio,readonly=on"]
+        for disk in boot.disks:
+            arguments += ["-drive", f"file={disk},format=qcow2,if=virtio"]
+        arguments += ["-drive", f"file={self.state_disk},format=qcow2,if=virtio"]
+        if boot.kernel is not None:
+            arguments += ["-kernel", str(boot.kernel), "-initrd", str(boot.initrd)]
+            arguments += ["-append", f"console=ttyS0,115200 quiet nokaslr panic=-1 mitigations=off {boot.append}"]
+        if self.snapshot is not None:
+            arguments += ["-loadvm", self.snapshot[1]]
+        return arguments
+
+    # ---- the monitor
+    def command(self, name: str, **arguments: Any) -> Any:
+        """A QMP command's return value. AssertionError when QEMU refuses."""
+        assert self._monitor is not None
+        self._monitor.settimeout(MONITOR_S)
+        self._monitor.sendall(json.dumps({"execute": name, "arguments": arguments}).encode())
+        for line in self._lines:
+            reply = json.loads(line)
+            if "return" in reply:
+                return reply["return"]
+            assert "error" not in reply, f"{name}: {reply['error']['desc']}"
+        raise AssertionError(f"{name}: QEMU has gone")
+
+    def save(self, name: str) -> Path:
+        """The whole machine as it is now, into `state_disk` under `name`; it goes on running."""
+        said = self.command("human-monitor-command", **{"command-line": f"savevm {name}"})
+        assert not said.strip(), f"savevm: {said}"
+        return self.state_disk
+
+    def console(self, lines: int = 80) -> str:
+        """The last lines that it wrote to its console."""
+        if not self.console_log.exists():
+            return "it wrote nothing"
+        return "\n".join(self.console_log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def running() -> list[Machine]:
+    """Those that run now, for a test that failed."""
+    return list(_running)
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+        yield listener

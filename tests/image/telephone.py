@@ -1,0 +1,148 @@
+"""The telephone network between two virtual machines: an exchange and a modem at each one's serial port.
+
+The modems are the laboratory's, in a thread; a machine's ttyS1 (or its USB adapter) is connected to a modem by a unix
+socket. The exchange keeps the rate to the byte, and its records are what a call is checked against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from appliance.lab.exchange import CallRecord, Exchange
+from appliance.lab.laboratory import LabThread
+from appliance.lab.modem import Modem
+
+PROVIDER = "0570000111"
+"""The provider's number: its modem answers at the first ring."""
+SITE = "0451234567"
+OTHER = "0459999999"
+"""Somebody else, who can keep the provider's line busy."""
+
+
+@dataclass(eq=False)
+class Socket:
+    """A modem's serial port as a unix socket, which one machine at a time connects to."""
+
+    modem: Modem
+    path: Path
+    plugged: trio.Event
+    scope: trio.CancelScope
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        while True:
+            await self.plugged.wait()
+            with trio.CancelScope() as self.scope, trio.socket.socket(trio.socket.AF_UNIX) as listener:
+                self.path.unlink(missing_ok=True)
+                await listener.bind(str(self.path))
+                listener.listen(1)
+                task_status.started()
+                task_status = trio.TASK_STATUS_IGNORED
+                while True:
+                    port, _ = await listener.accept()
+                    await self.modem.serve(trio.SocketStream(port))
+            self.path.unlink(missing_ok=True)
+
+
+@dataclass(eq=False)
+class Network:
+    exchange: Exchange
+    site: Socket
+    provider: Socket
+
+
+@asynccontextmanager
+async def open_network(folder: Path, *, rate: int, guard_s: float = 0.4) -> AsyncIterator[Network]:
+    """`guard_s`: the site modem's guard time; a modem of today has 1 s."""
+    exchange = Exchange(rate=rate)
+    async with trio.open_nursery() as nursery:
+        sockets = []
+        for name, modem in (
+            ("site", Modem(exchange, SITE, profile={12: round(guard_s * 50)})),
+            ("provider", Modem(exchange, PROVIDER, profile={0: 1, 12: round(guard_s * 50)})),
+        ):
+            exchange.subscribe(modem)
+            socket = Socket(modem, folder / f"{name}.modem", trio.Event(), trio.CancelScope())
+            socket.plugged.set()
+            await nursery.start(socket.run)
+            sockets.append(socket)
+        yield Network(exchange, *sockets)
+        nursery.cancel_scope.cancel()
+
+
+class Telephone(LabThread):
+    """The network in a thread. What reads single values looks at `network`; what acts is a method here."""
+
+    def __init__(self, folder: Path, *, rate: int = 33600) -> None:
+        super().__init__()
+        self.folder, self.rate = folder, rate
+        self.open = self._open
+
+    @asynccontextmanager
+    async def _open(self, **_: Any) -> AsyncIterator[Any]:
+        async with open_network(self.folder, rate=self.rate) as self.network:
+            yield self.network
+
+    # ---- what happened
+    @property
+    def records(self) -> list[CallRecord]:
+        return self.network.exchange.records
+
+    @property
+    def dials(self) -> list[str]:
+        """What the site's modem was told to dial."""
+        return self.network.site.modem.dials
+
+    @property
+    def transcript(self) -> str:
+        """The site's dialogue with its modem, for a test that failed."""
+        return "\n".join(f"{at:.2f} {way} {text}" for at, way, text in self.network.site.modem.transcript)
+
+    @property
+    def carried(self) -> int:
+        """Bytes that the call which is up has carried both ways; 0 while none is."""
+        return sum(c.record.bytes_in + c.record.bytes_out for c in self.network.exchange.circuits)
+
+    # ---- what a test does
+    def drop(self) -> None:
+        """The carrier is lost in the middle of a call."""
+        self.do(self.network.exchange.drop_all)
+
+    def deaden(self) -> None:
+        """Nothing comes through any more, the carrier stays."""
+        self.do(self._deaden)
+
+    def _deaden(self) -> None:
+        for circuit in self.network.exchange.circuits:
+            circuit.dead = True
+
+    def mute(self, mute: bool = True) -> None:
+        """The site's modem hangs."""
+        self.do(setattr, self.network.site.modem, "mute", mute)
+
+    def engage(self) -> None:
+        """Somebody else has called the provider."""
+        self.do(self._engage)
+
+    def _engage(self) -> None:
+        other = Modem(self.network.exchange, OTHER)
+        trio.lowlevel.spawn_system_task(self._occupy, other)
+
+    async def _occupy(self, other: Modem) -> None:
+        await self.network.exchange.place(other, PROVIDER, patience_s=60)
+
+    def unplug(self) -> None:
+        """The site's modem is pulled out: a USB adapter is gone with it."""
+        self.do(self._unplug)
+
+    def _unplug(self) -> None:
+        self.network.site.plugged = trio.Event()
+        self.network.site.scope.cancel()
+
+    def plug(self) -> None:
+        self.do(lambda: self.network.site.plugged.set())
