@@ -15,7 +15,7 @@ import trio
 from appliance import __version__, events
 from appliance.app.lan import Pop3Part, SmtpPart
 from appliance.app.lines import CallerPart
-from appliance.app.network import InterfacesPart
+from appliance.app.network import DnsmasqPart, InterfacesPart
 from appliance.app.verbs import Verbs
 from appliance.config.load import ConfigErrors, load
 from appliance.config.unbuilt import unbuilt
@@ -55,7 +55,7 @@ class House:
     _replacing_late: trio.Lock = field(default_factory=trio.Lock)
 
     def __post_init__(self) -> None:
-        self.parts = (InterfacesPart(self), SmtpPart(self), Pop3Part(self), CallerPart(self))
+        self.parts = (InterfacesPart(self), DnsmasqPart(self), SmtpPart(self), Pop3Part(self), CallerPart(self))
 
     async def run(self) -> None:
         """From nothing to ready to the end."""

@@ -5,9 +5,16 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+import shutil
+from typing import TYPE_CHECKING, Final
 
 import trio
+
+from appliance.host.units import Unit, systemd_runs
+from appliance.network.dnsmasq import configuration, lans
+from appliance.network.lan import LanServices
+from appliance.network.neighbour import Child, Neighbour
+from appliance.storage.disk import Disk
 
 if TYPE_CHECKING:
     from appliance.app.house import House
@@ -16,7 +23,11 @@ if TYPE_CHECKING:
     from appliance.network.interfaces import Interfaces
     from appliance.network.lease import Lease
 
-__all__ = ["InterfacesPart"]
+__all__ = ["DnsmasqPart", "InterfacesPart"]
+
+DNSMASQ_UNIT: Final = "posthouse-dnsmasq.service"
+RUNTIME_OF_UNIT: Final = "/run/posthouse"
+"""Where the unit looks for its configuration; with another `site.runtime` dnsmasq is our own child."""
 
 
 class InterfacesPart:
@@ -62,6 +73,43 @@ class InterfacesPart:
         else:
             self._leases[key] = lease
         interfaces.set_lease(interface.name, lease)
+
+    async def drain(self) -> None:
+        pass
+
+
+class DnsmasqPart:
+    """DHCP and DNS for the LAN, where an interface has a pool."""
+
+    name = "dnsmasq"
+    waits_for_call = False
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    def slice(self, config: Config) -> tuple[object, ...] | None:
+        served = lans(config.interface)
+        site = config.site
+        return (served, site.name, site.domain, bool(config.firewall.forward)) if served else None
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        config = self._house.config
+        served = lans(config.interface)
+        file = config.site.runtime / "dnsmasq.conf"
+        text = configuration(config.site, served, config.site.runtime, router=bool(config.firewall.forward)).encode()
+
+        def write() -> None:
+            Disk().replace_file(file, text)
+
+        neighbour: Neighbour = Unit(DNSMASQ_UNIT)
+        own_folder = str(config.site.runtime) != RUNTIME_OF_UNIT
+        if own_folder or not systemd_runs() or not await Unit(DNSMASQ_UNIT).exists():
+            program = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin:/sbin") or "dnsmasq"
+            option = f"--conf-file={file}"
+            command = [program, "--keep-in-foreground", "--log-facility=-", option]
+            neighbour = Child(command, config.site.runtime / "dnsmasq.pid", option)
+        names = ", ".join(lan.name for lan in served)
+        await LanServices(names, write, neighbour).run(task_status=task_status)
 
     async def drain(self) -> None:
         pass

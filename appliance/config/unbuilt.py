@@ -32,8 +32,6 @@ def unbuilt(config: Config) -> list[str]:
 
 
 def _all(config: Config) -> Iterator[Found]:
-    for i, interface in enumerate(config.interface):
-        yield ("interface", i, "dhcp_pool"), interface.dhcp_pool, "handing out addresses"
     yield ("firewall", "forward"), config.firewall.forward, "letting hosts of the LAN onto the line"
     for i, line in enumerate(config.line):
         for key, is_set, what in _of_line(line):

@@ -35,7 +35,7 @@ SBIN: Final = "/usr/sbin:/sbin:/usr/bin:/bin"
 DISCOVERS: Final = 3
 DISCOVER_PAUSE_S: Final = 3
 """Between two of a round: a bridge or a switch may need that long before it passes packets on."""
-ROUND_PAUSE_S: Final = 20
+ROUND_PAUSE_S: Final = 10
 """Between two rounds without an answer; the server may be switched on later."""
 FIRST_PAUSE_S: Final = 1.0
 MAX_PAUSE_S: Final = 60.0

@@ -76,6 +76,7 @@ def configuration(site: Site, served: Sequence[Lan], folder: Path, *, router: bo
         "cache-size=0",
         "localise-queries",
         *_names(site, served),
+        *_not_for_clients(site),
         "",
         "# DHCP. Leases are kept until the next start of the host: a client gets the same address again without them.",
         "dhcp-authoritative",
@@ -96,6 +97,13 @@ def _names(site: Site, served: Sequence[Lan]) -> list[str]:
     for lan in served:
         lines += [f"interface-name={name},{lan.device}/4" for name in dict.fromkeys(names)]
     return lines
+
+
+def _not_for_clients(site: Site) -> list[str]:
+    """A DHCP client's name becomes one of the LAN's, but not these: ours, and the one by which browsers look for a
+    proxy (CERT VU#598349)."""
+    taken = dict.fromkeys((site.name, *SERVICE_NAMES, "wpad", "localhost"))
+    return [*(f"dhcp-name-match=set:taken,{name}" for name in taken), "dhcp-ignore-names=tag:taken"]
 
 
 def _pools(served: Sequence[Lan], *, router: bool) -> list[str]:

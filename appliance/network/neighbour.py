@@ -18,7 +18,7 @@ from appliance import events
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Child", "Neighbour", "NeighbourFailed"]
+__all__ = ["Child", "Neighbour"]
 
 STOP_S: Final = 5.0
 """For it to end on SIGTERM, then SIGKILL."""
@@ -29,23 +29,19 @@ SAID_LIMIT: Final = 4096
 PID_LENGTH: Final = 10
 
 
-class NeighbourFailed(Exception):
-    """It does not run; says why. Theirs, and temporary: it is asked again."""
-
-
 class Neighbour(Protocol):
-    """All three are bounded in time, and raise NeighbourFailed."""
+    """Each is bounded in time but `wait_ended`, and raises nothing for what the program does."""
 
-    async def start(self) -> None:
-        """It runs, with the configuration as it is on the disk; nothing where it does already, with the same."""
-        ...
-
-    async def stop(self) -> None:
-        """It does not run; nothing where it does not."""
+    async def start(self) -> str:
+        """It runs, anew, with the configuration as it is on the disk; -> "", or why it does not."""
         ...
 
     async def wait_ended(self) -> str:
         """Returns when it has ended by itself, with why."""
+        ...
+
+    async def stop(self) -> str:
+        """It does not run; nothing where it does not. -> "", or why it still does."""
         ...
 
 
@@ -60,18 +56,20 @@ class Child:
         self._process: trio.Process | None = None
         self._said = bytearray()
 
-    async def start(self) -> None:
+    async def start(self) -> str:
         await self.stop()
-        await self._end_left_behind()
+        if why := await self._end_left_behind():
+            return why
         self._said.clear()
         try:
             self._process = await trio.lowlevel.open_process(
                 self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )
         except OSError as error:
-            raise NeighbourFailed(f"{self._command[0]} can't be started: {error}") from error
+            return f"{self._command[0]} can't be started: {error.strerror}"
         with trio.move_on_after(STANDS_S):
-            raise NeighbourFailed(await self.wait_ended())
+            return await self.wait_ended()
+        return ""
 
     async def wait_ended(self) -> str:
         process = self._process
@@ -85,10 +83,10 @@ class Child:
         last = events.clean(bytes(self._said).strip().rpartition(b"\n")[2])
         return f"it ended with {process.returncode}: {last or 'it did not say why'}"
 
-    async def stop(self) -> None:
+    async def stop(self) -> str:
         process, self._process = self._process, None
         if process is None:
-            return
+            return ""
         with trio.CancelScope(shield=True):
             if process.returncode is None:
                 process.terminate()
@@ -99,11 +97,12 @@ class Child:
                 await process.wait()
             if process.stderr is not None:
                 await process.stderr.aclose()
+        return ""
 
-    async def _end_left_behind(self) -> None:
+    async def _end_left_behind(self) -> str:
         pid = _left_behind(self._pid_file, self._marker)
         if not pid:
-            return
+            return ""
         for signum in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.kill(pid, signum)
@@ -113,8 +112,9 @@ class Child:
                         os.kill(pid, 0)
             except OSError as error:
                 if error.errno == errno.ESRCH:
-                    return
-                raise NeighbourFailed(f"one that was left behind ({pid}) can't be ended: {error}") from error
+                    return ""
+                return f"one that was left behind ({pid}) can't be ended: {error.strerror}"
+        return f"one that was left behind ({pid}) does not end"
 
 
 def _left_behind(pid_file: Path, marker: str) -> int:

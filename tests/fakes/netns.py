@@ -82,6 +82,12 @@ class Namespace:
         """A veth pair: a device here and one there, both down."""
         self.ip("link", "add", device, "type", "veth", "peer", "name", other_device, "netns", other.name)
 
+    def spawn(self, *argv: str) -> subprocess.Popen[bytes]:
+        """A program that goes on; ended with the namespace."""
+        return subprocess.Popen(
+            self.argv(*argv), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
 
 @contextlib.contextmanager
 def namespace(label: str) -> Iterator[Namespace]:

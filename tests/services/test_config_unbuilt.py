@@ -15,8 +15,6 @@ TARIFF = '[[tariff]]\nname = "t"\ncurrency = "JPY"\nperiods = [{ unit = "3m", pr
 ACCOUNT = '[[user]]\nname = "u"\n[[user.account]]\nhost = "h"\nlogin = "l"\nsecret = "s"\n'
 
 UNBUILT = [
-    ('[[interface]]\nname = "lan"\ndevice = "eth0"\naddresses = ["10.0.0.1/24"]\ndhcp_pool = "10.0.0.2-10.0.0.3"',
-     ["interface[0].dhcp_pool: handing out addresses"]),
     ('[firewall]\nforward = ["10.0.0.1 tcp 443"]', ["firewall.forward: letting hosts of the LAN onto the line"]),
     ('[[line]]\nname = "w"\nkind = "interface"\ndevice = "wwan0"', ['line[0].kind: kind = "interface"']),
     (LINE + 'profile = "gsm"', ['line[0].profile: the profile "gsm"']),
@@ -68,7 +66,8 @@ UNBUILT = [
 BUILT = [
     "",
     '[[interface]]\nname = "lan"\ndevice = "br"\nports = ["e0"]\naddresses = ["10.0.0.1/24"]\ndhcp = true\nmtu = 1400\n'
-    'routes = ["10.0.0.0/8 via 10.0.0.9"]',
+    'routes = ["10.0.0.0/8 via 10.0.0.9"]\n[[interface]]\nname = "lan2"\ndevice = "e1"\naddresses = ["10.1.0.1/24"]\n'
+    'dhcp_pool = "10.1.0.2-10.1.0.3"',
     LINE,  # bearer is "ppp" by default
     LINE + 'bearer = "none"\ncountry = "jp"\nattempts = 15\ninit = []\nflow = "none"',
     '[schedule]\nat = ["07:30"]\nevery = "2h"\nqueued_messages = 1\nqueued_size = "1MiB"\noldest_message = "1h"\n'
