@@ -161,10 +161,16 @@ class Line(Protocol):
     """
 
     name: str
-    device: str
-    """The network device that the call's streams are bound to; "" where the network is simply there."""
-    dns: tuple[str, ...]
-    """Addresses of the name servers that the far end gave for this call."""
+
+    @property
+    def device(self) -> str:
+        """The network device that the call's streams are bound to; "" where the network is simply there."""
+        ...
+
+    @property
+    def dns(self) -> tuple[str, ...]:
+        """Addresses of the name servers that the far end gave for this call."""
+        ...
 
     async def prepare(self) -> Outcome | None:
         """Opens the port, finds the modem, hangs up what a crash left off-hook, sends the init strings.

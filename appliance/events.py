@@ -200,6 +200,17 @@ WINDOW_PROBLEM = Event(
 )
 LINE_NOT_USABLE = Event("line-not-usable", _W, "{line}: {why}", "Change the line's configuration.")
 
+# PPP and interfaces
+PPP_UP = Event("ppp-up", _I, "{line}: PPP is up on {device} with {address}; name servers: {servers}")
+PPP_ENDED = Event(
+    "ppp-ended",
+    _I,
+    "{line}: pppd ended ({code}): {text}",
+    "If calls fail: 19 is a wrong ppp_login or ppp_secret; 10 and 17 are no PPP at the far end.",
+)
+PPP_SAID = Event("ppp-said", _D, "{line}: pppd: {text}")
+LINE_DOWN = Event("line-down", _W, "{line}: {what}", "Check the device, its cable and its own configuration.")
+
 # Mail over the call
 JOB_FAILED = Event("job-failed", _W, "call {id}: {job}: {why}")
 SENT = Event("sent", _I, "{id}: sent to {recipients} by {host}: {reply}")

@@ -154,8 +154,15 @@ WRITERS = {
     "shutil": {"copy", "copyfile", "copy2", "copytree", "move", "rmtree"},
     "tempfile": {"mkstemp", "mkdtemp", "NamedTemporaryFile", "TemporaryFile", "TemporaryDirectory"},
 }  # fmt: skip
-NOT_THE_STATE = ("appliance.storage", "appliance.lab", "appliance.modem.port", "appliance.relay.circuits")
-"""The door itself; the laboratory, whose files are not the appliance's; a serial port and sockets, which are no files."""
+NOT_THE_STATE = (
+    "appliance.storage",
+    "appliance.lab",
+    "appliance.modem.port",
+    "appliance.relay.circuits",
+    "appliance.modem.ppp_helper",
+)
+"""The door itself; the laboratory, whose files are not the appliance's; a serial port and sockets, which are no files;
+pppd's root helper, which hands it its options in memory and sets two switches of the kernel."""
 
 
 def file_writes(tree: Sources) -> list[str]:

@@ -11,10 +11,15 @@ import trio
 from appliance import events
 from appliance.calls.caller import Caller
 from appliance.calls.cycle import Way
-from appliance.config.model import Bearer
+from appliance.config.model import Bearer, LineKind
+from appliance.modem.device_line import DeviceLine
 from appliance.modem.line import ModemLine
+from appliance.modem.ppp_network import PppNetwork
+from appliance.modem.pppd import unfit
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from appliance.app.house import House
     from appliance.config.model import Config, Line
 
@@ -42,7 +47,7 @@ class CallerPart:
             schedule=config.schedule,
             timezone=config.site.timezone,
             bulk_max_age_s=config.mail.bulk_max_age_s,
-            ways=[_way(line) for line in config.line],
+            ways=[_way(line, config.secrets) for line in config.line],
             ledger=core.ledger,
             jobs=lambda: jobs,
             prospect=core.office.prospect,
@@ -58,10 +63,16 @@ class CallerPart:
         await self._house.supervisor.stop(self.name)
 
 
-def _way(line: Line) -> Way:
-    """A `[[line]]` and its modem, or why it can't be dialled."""
-    if line.bearer is Bearer.PPP:
-        why = 'PPP is not built yet: only bearer = "none" can be dialled'
+def _way(line: Line, secrets: Mapping[str, str]) -> Way:
+    """A `[[line]]` and what it goes over, or why it can't be used."""
+    if line.kind is LineKind.INTERFACE:
+        return Way(line, DeviceLine(line))
+    if line.bearer is Bearer.NONE:
+        return Way(line, ModemLine(line))
+    secret = secrets.get(line.ppp_secret, "")
+    why = unfit(line.profile, line.ppp_login, secret)
+    if why:
+        why = f"ppp_login or ppp_secret can't be used: {why}"
         events.emit(events.LINE_NOT_USABLE, line=line.name, why=why)
         return Way(line, None, why)
-    return Way(line, ModemLine(line))
+    return Way(line, ModemLine(line, network=PppNetwork(line, secret)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from appliance.config.faults import KeyPath, show
-from appliance.config.model import LineKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,10 +64,8 @@ def _all(config: Config) -> Iterator[Found]:
 
 
 def _of_line(line: Line) -> Iterator[tuple[str, object, str]]:
-    yield "kind", line.kind is LineKind.INTERFACE, 'kind = "interface"'
     yield "profile", line.profile not in BUILT_PROFILES, f'the profile "{line.profile}"'
     yield "country", line.country not in BUILT_COUNTRIES, f'redialling by the rules of country = "{line.country}"'
-    yield "ppp_login", line.ppp_login, "logging in over PPP"
     yield "apn", line.apn, "an access point name"
     yield "pin", line.pin, "giving a SIM its PIN"
     yield "power_gpio", line.power_gpio, "power-cycling a modem"

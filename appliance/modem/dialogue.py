@@ -117,6 +117,13 @@ class Dialogue:
             if isinstance(event, Unsolicited):
                 return event.code
 
+    def resume(self) -> None:
+        """The port carried something else until now: what is in flight is void, and the guard time begins here."""
+        self._channel.give_up()
+        self._pending.clear()
+        self._unanswered = True
+        self._quiet_since = trio.current_time()
+
     async def _catch_up(self) -> None:
         """Takes what the modem said meanwhile, so that it is not taken for the next command's answer."""
         self._channel.give_up()

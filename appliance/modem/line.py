@@ -1,8 +1,9 @@
 """A modem as a `call.Line`: from the port to CONNECT and back on-hook, each step with its outcome.
 
 It owns the port, the dialogue on it, and what is known of the hook. It must not know why a call is made or
-what goes over it. Profile hayes, bearer none: after CONNECT the network is simply there, and the port carries
-nothing but the modem's own words, so that a NO CARRIER on it is the carrier's end.
+what goes over it. With bearer none the network is simply there after CONNECT, and the port carries nothing but the
+modem's own words, so that a NO CARRIER on it is the carrier's end. With bearer ppp the port is lent to `ppp_network`
+from CONNECT until the hang-up; the modem's lines stay ours, and a fall of DCD is the carrier's end.
 
     hook       what happens                                      next
     UNKNOWN    prepare(): AT and ATH are answered                ON
@@ -29,7 +30,6 @@ import trio
 
 from appliance import events
 from appliance.call import Dialled, Outcome
-from appliance.config.model import Bearer
 from appliance.modem.dialogue import Dialogue, Timing
 from appliance.modem.port import Port, PortError, open_serial
 from appliance.modem.profiles import profile
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from appliance.config import model
+    from appliance.modem.ppp_network import PppNetwork
 
 __all__ = ["ModemLine"]
 
@@ -74,20 +75,21 @@ class _Hook(Enum):
 class ModemLine:
     """`call.Line` for a `[[line]]` of kind modem. Raises ProfileNotBuilt for a profile that is not built.
 
-    `timing` and `open_port` are for tests; the product opens the configured serial port.
+    `network` is what bearer ppp makes of the carrier. `timing` and `open_port` are for tests; the product opens the
+    configured serial port.
     """
 
     def __init__(
         self,
         config: model.Line,
         *,
+        network: PppNetwork | None = None,
         timing: Timing | None = None,
         open_port: Callable[[], Awaitable[Port]] | None = None,
     ) -> None:
         self.name = config.name
-        self.device = ""
-        self.dns: tuple[str, ...] = ()
         self._config = config
+        self._network = network
         self._init = profile(config.profile).init if config.init is None else config.init
         self._timing = timing or Timing()
         self._open_port = open_port or (lambda: open_serial(config.port, config.baud, config.flow))
@@ -99,6 +101,14 @@ class ModemLine:
         self._dcd_off_before = False
 
     # ---- Line
+
+    @property
+    def device(self) -> str:
+        return self._network.device if self._network is not None else ""
+
+    @property
+    def dns(self) -> tuple[str, ...]:
+        return self._network.dns if self._network is not None else ()
 
     async def prepare(self) -> Outcome | None:
         try:
@@ -115,7 +125,7 @@ class ModemLine:
         except PortError as error:
             await self._lose_port(error)
             return Outcome.MODEM_SILENT
-        return None
+        return None if self._network is None else await self._network.prepare()
 
     async def dial(self, number: str) -> Dialled:
         try:
@@ -130,12 +140,19 @@ class ModemLine:
             return Dialled(Outcome.MODEM_SILENT, text=str(error))
 
     async def negotiate(self) -> Outcome | None:
-        if self._config.bearer is Bearer.NONE:
+        if self._network is None:
             return None
-        events.emit(events.LINE_NOT_USABLE, line=self.name, why=f'bearer "{self._config.bearer}" is not built yet')
-        return Outcome.NEGOTIATION_FAILED
+        if self._port is None:
+            return Outcome.CARRIER_LOST
+        try:
+            return await self._network.come_up(self._port)
+        except PortError as error:
+            self._problem(str(error))
+            return Outcome.CARRIER_LOST
 
     async def open_stream(self, host: str, port: int) -> trio.SocketStream:
+        if self._network is not None:
+            return await self._network.open_stream(host, port)
         try:
             with trio.fail_after(STREAM_S):
                 return await trio.open_tcp_stream(host, port, happy_eyeballs_delay=NEXT_ADDRESS_S)
@@ -143,9 +160,11 @@ class ModemLine:
             raise TimeoutError(f"no connection to {host} port {port} within {STREAM_S:g} s") from None
 
     def carried(self) -> tuple[int, int] | None:
-        return None
+        return self._network.carried() if self._network is not None else None
 
     async def wait_carrier_lost(self) -> Outcome:
+        if self._network is not None and self._hook is _Hook.OFF:
+            return await self._wait_network_lost(self._network)
         if self._dialogue is not None and self._hook is _Hook.OFF:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_no_carrier, self._dialogue, nursery.cancel_scope)
@@ -156,6 +175,7 @@ class ModemLine:
     async def hang_up(self) -> None:
         with trio.CancelScope(shield=True):
             try:
+                await self._end_network()
                 if self._dialogue is not None and self._hook in (_Hook.OFF, _Hook.LOST):
                     done = False
                     with trio.move_on_after(self._timing.hang_up_s):
@@ -298,7 +318,28 @@ class ModemLine:
             self._problem(str(error))
         done.cancel()
 
+    async def _wait_network_lost(self, network: PppNetwork) -> Outcome:
+        outcome: Outcome | None = None
+
+        async def ended(done: trio.CancelScope) -> None:
+            nonlocal outcome
+            outcome = await network.wait_lost()
+            done.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ended, nursery.cancel_scope)
+            nursery.start_soon(self._wait_dcd_falls, nursery.cancel_scope)
+        if outcome is None:
+            self._hook = _Hook.LOST
+        return outcome or Outcome.CARRIER_LOST
+
     # ---- hanging up
+
+    async def _end_network(self) -> None:
+        """The port is ours again. A modem whose far end has gone is not told so by PPP: it is hung up all the same."""
+        network, gently = self._network, self._hook is _Hook.OFF
+        if network is not None and await network.end(gently=gently) and self._dialogue is not None:
+            self._dialogue.resume()
 
     async def _put_on_hook(self, dialogue: Dialogue) -> bool:
         """Whether the modem is on-hook now, for all that can be seen."""

@@ -15,10 +15,12 @@ A pseudo-terminal and some adapters have no modem lines: TIOCMGET answers ENOTTY
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import struct
 import termios
 import threading
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import serial
 import trio
@@ -35,6 +37,8 @@ SEND_S: Final = 10.0
 LINE_S: Final = 5.0
 """A USB adapter sets or reads a modem line within milliseconds, or its driver gives up after 5 s."""
 RECEIVE_SIZE: Final = 4096
+N_TTY: Final = 0
+"""The line discipline of a port that nobody has taken for PPP (linux/tty.h)."""
 
 _WORDS: Final = {
     errno.ENOENT: "there is no such port",
@@ -76,6 +80,14 @@ class Port(Protocol):
         """Does nothing without modem lines. Raises PortError."""
         ...
 
+    async def lend(self) -> int:
+        """The descriptor, for another program: until `take_back` nothing is read or written here. Raises PortError."""
+        ...
+
+    async def take_back(self) -> None:
+        """The port is set as it was when it was lent; what has come in since is gone. Raises PortError."""
+        ...
+
     async def aclose(self) -> None:
         """Bounded in time; never raises for the port. DTR falls."""
         ...
@@ -88,6 +100,7 @@ class SerialPort:
         self._device = device
         self._path = path
         self._stream = trio.lowlevel.FdStream(os.dup(device.fileno()))
+        self._lent: list[Any] | None = None
         self.has_lines = has_lines
 
     async def receive(self) -> bytes:
@@ -119,13 +132,37 @@ class SerialPort:
         if self.has_lines:
             await self._line(work)
 
+    async def lend(self) -> int:
+        try:
+            self._lent = termios.tcgetattr(self._device.fileno())
+        except (OSError, termios.error) as error:
+            raise PortError(f"{self._path}: the port is gone ({error})") from error
+        return self._device.fileno()
+
+    async def take_back(self) -> None:
+        """The borrower has given it back itself, unless it was killed: then the line discipline and exclusive use are
+        still pppd's."""
+        attributes: Any = self._lent
+        self._lent = None
+
+        def work() -> bool:
+            fd = self._device.fileno()
+            fcntl.ioctl(fd, termios.TIOCSETD, struct.pack("i", N_TTY))
+            fcntl.ioctl(fd, termios.TIOCNXCL)
+            termios.tcflush(fd, termios.TCIOFLUSH)
+            termios.tcsetattr(fd, termios.TCSANOW, attributes)
+            return True
+
+        if attributes is not None:
+            await self._line(work)
+
     async def _line(self, work: Callable[[], bool]) -> bool:
         try:
             with trio.fail_after(LINE_S):
                 return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
         except trio.TooSlowError:
             raise PortError(f"{self._path}: the port's modem lines don't respond") from None
-        except (OSError, serial.SerialException) as error:
+        except (OSError, termios.error) as error:  # SerialException is an OSError
             raise PortError(f"{self._path}: the port is gone ({error})") from error
 
     async def aclose(self) -> None:

@@ -49,6 +49,7 @@ class FakeModem:
         self.dialled: list[str] = []
         self.stray = b""
         self.hung_up_by = ""
+        self.gone = False
         self._line = b""
         self._plus = 0
         self._last = -math.inf
@@ -186,10 +187,12 @@ class FakePort:
         self._modem = modem
         self.has_lines = has_lines
         self.closed = False
+        self.lent = False
 
     async def receive(self) -> bytes:
         if self.closed:
             raise PortError("closed")
+        assert not self.lent, "read while pppd has the port"
         try:
             data = await self._modem.said.receive()
         except trio.EndOfChannel:
@@ -201,6 +204,7 @@ class FakePort:
         await trio.lowlevel.checkpoint()
         if self.closed:
             raise PortError("closed")
+        assert not self.lent, "written while pppd has the port"
         self._modem.hear(data)
 
     async def carrier(self) -> bool:
@@ -211,6 +215,16 @@ class FakePort:
         await trio.lowlevel.checkpoint()
         if self.has_lines:
             self._modem.set_dtr(on)
+
+    async def lend(self) -> int:
+        self.lent = True
+        return -1
+
+    async def take_back(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.closed or self._modem.gone:
+            raise PortError("the port is gone")
+        self.lent = False
 
     async def aclose(self) -> None:
         if not self.closed:

@@ -230,26 +230,37 @@ async def test_the_queue_by_hand(running: Running) -> None:
             await running.ask(verb, id="none")
 
 
-async def test_a_line_with_ppp_is_never_dialled(running: Running) -> None:
-    with pytest.raises(Exception, match="PPP is not built yet") as raised:
-        await running.ask("dial", force=True)
-    assert raised.value.code == 1  # type: ignore[attr-defined]
-    assert await running.ask("calls") == []
+async def test_a_line_whose_modem_is_not_there(running: Running) -> None:
+    call = await running.ask("dial", force=True)
+    assert (call["outcome"], call["dials"]) == ("modem-silent", 0)
     with pytest.raises(Exception, match="no call is up"):
         await running.ask("hangup")
+
+
+async def test_a_device_that_is_not_there(running: Running) -> None:
+    await running.reload(rest='[[line]]\nname = "wwan"\nkind = "interface"\ndevice = "no-such-device"\n')
+    with trio.fail_after(WAIT):
+        while (await running.ask("status"))["line"]["name"] != "wwan":  # the caller is replaced behind the reload
+            await trio.sleep(0.01)
+        call = await running.ask("dial", force=True)
+    assert (call["line"], call["number"], call["outcome"], call["dials"]) == ("wwan", "", "no-network", 0)
 
 
 async def test_a_line_that_can_t_be_dialled_is_told_of_at_once(
     running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
-    why = 'PPP is not built yet: only bearer = "none" can be dialled'
-    assert journal(caplog, "line-not-usable") == [f"pstn: {why}"]
-    caplog.clear()
+    secrets = running.root / "secrets.toml"
+    secrets.write_text('isp = "x"')
+    secrets.chmod(0o600)
     with caplog.at_level(logging.INFO, "posthouse"), trio.fail_after(WAIT):
-        await running.reload(rest=LINE.replace("pstn", "second"))
-        while not journal(caplog, "line-not-usable"):  # the caller is replaced behind the reload
+        await running.reload(rest=LINE + f'ppp_login = "{"l" * 256}"\nppp_secret = "isp"\n')
+        while not journal(caplog, "line-not-usable"):
             await trio.sleep(0.01)
-    assert journal(caplog, "line-not-usable") == [f"second: {why}"]
+    why = "ppp_login or ppp_secret can't be used: login is longer than 255 bytes"
+    assert journal(caplog, "line-not-usable") == [f"pstn: {why}"]
+    with pytest.raises(Exception, match="login is longer") as raised:
+        await running.ask("dial", force=True)
+    assert raised.value.code == 1  # type: ignore[attr-defined]
 
 
 # ---- SIGHUP

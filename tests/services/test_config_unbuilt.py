@@ -16,12 +16,10 @@ ACCOUNT = '[[user]]\nname = "u"\n[[user.account]]\nhost = "h"\nlogin = "l"\nsecr
 
 UNBUILT = [
     ('[firewall]\nforward = ["10.0.0.1 tcp 443"]', ["firewall.forward: letting hosts of the LAN onto the line"]),
-    ('[[line]]\nname = "w"\nkind = "interface"\ndevice = "wwan0"', ['line[0].kind: kind = "interface"']),
     (LINE + 'profile = "gsm"', ['line[0].profile: the profile "gsm"']),
     (LINE + 'profile = "iridium"', ['line[0].profile: the profile "iridium"']),
     (LINE + 'country = "us"', ['line[0].country: redialling by the rules of country = "us"']),
     (LINE + 'country = "eu"', ['line[0].country: redialling by the rules of country = "eu"']),
-    (LINE + 'ppp_login = "l"\nppp_secret = "s"', ["line[0].ppp_login: logging in over PPP"]),
     (LINE + 'apn = "internet"', ["line[0].apn: an access point name"]),
     (LINE + 'pin = "pin"', ["line[0].pin: giving a SIM its PIN"]),
     (LINE + 'power_gpio = "gpiochip0:17"', ["line[0].power_gpio: power-cycling a modem"]),
@@ -69,6 +67,8 @@ BUILT = [
     'routes = ["10.0.0.0/8 via 10.0.0.9"]\n[[interface]]\nname = "lan2"\ndevice = "e1"\naddresses = ["10.1.0.1/24"]\n'
     'dhcp_pool = "10.1.0.2-10.1.0.3"',
     LINE,  # bearer is "ppp" by default
+    LINE + 'ppp_login = "l"\nppp_secret = "s"',
+    '[[line]]\nname = "w"\nkind = "interface"\ndevice = "wwan0"',
     LINE + 'bearer = "none"\ncountry = "jp"\nattempts = 15\ninit = []\nflow = "none"',
     '[schedule]\nat = ["07:30"]\nevery = "2h"\nqueued_messages = 1\nqueued_size = "1MiB"\noldest_message = "1h"\n'
     'windows = ["mon 08:00-09:00"]\nurgent = false',
