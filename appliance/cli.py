@@ -33,7 +33,9 @@ OK, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; -> the exit code."""
-    arguments = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    # A terminal's own side has a parser of its own, which the appliance's verbs do not pay for.
+    arguments = _terminal_arguments(given) if given[:1] == ["terminal"] else _parser().parse_args(given)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # addresses are of any script, terminals are not
     try:
@@ -108,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     queue.add_argument("action", nargs="?", choices=actions, help=text)
     queue.add_argument("id", nargs="?", metavar="ID", help="as `posthouse queue` lists them")
     verb("calls", _calls, "list the calls that were made", printing)
+    terminal = verb("terminal", _terminal, "log this computer in to a relay server, reach others (terminal --help)")
+    terminal.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="see `posthouse terminal --help`")
     verb("passwd", _passwd, "make the string for `password` in the configuration")
     return parser
 
@@ -183,6 +187,18 @@ def _password() -> str:
     except UnicodeError:
         raise ValueError("the password is no UTF-8") from None
     return password
+
+
+# ---- a terminal's own side
+def _terminal_arguments(given: Sequence[str]) -> argparse.Namespace:
+    return argparse.Namespace(handler=_terminal, rest=list(given[1:]))
+
+
+def _terminal(arguments: argparse.Namespace) -> int:
+    from appliance.terminal.command import main as terminal
+
+    with _output():
+        return terminal(arguments.rest)
 
 
 # ---- verbs of the control socket

@@ -13,7 +13,6 @@ pins are a file each, made by whoever meets the other terminal first.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import ssl
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from appliance.storage.disk import Disk
 
-__all__ = ["LastLogin", "State", "StateError", "default_folder", "fingerprint_of"]
+__all__ = ["LastLogin", "State", "StateError", "default_folder"]
 
 ALONE_S: Final = 10.0
 _KEY_END: Final = "-----END CERTIFICATE-----\n"
@@ -57,11 +56,6 @@ def default_folder() -> Path:
     base = os.environ.get("XDG_STATE_HOME", "")
     # A relative one is to be ignored (XDG Base Directory Specification).
     return (Path(base) if base.startswith("/") else home / ".local" / "state") / "posthouse"
-
-
-def fingerprint_of(certificate: bytes) -> str:
-    """RELAY §1: `sha256:` and the hex of SHA-256 over the DER."""
-    return f"sha256:{hashlib.sha256(certificate).hexdigest()}"
 
 
 class State:

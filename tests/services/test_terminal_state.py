@@ -10,7 +10,7 @@ import pytest
 
 from appliance.storage.disk import Disk
 from appliance.storage.recording import RecordingDisk
-from appliance.terminal.state import LastLogin, State, StateError, default_folder, fingerprint_of
+from appliance.terminal.state import LastLogin, State, StateError, default_folder
 
 F1, F2 = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 
@@ -128,7 +128,3 @@ def test_the_users_state_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_folder() == Path("/home/hanako/.local/state/posthouse")
     monkeypatch.setattr("sys.platform", "darwin")
     assert default_folder() == Path("/home/hanako/Library/Application Support/posthouse")
-
-
-def test_a_fingerprint() -> None:
-    assert fingerprint_of(b"") == "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

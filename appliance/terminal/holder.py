@@ -1,0 +1,203 @@
+"""The one holder of a terminal's login: joins the keeper of the login, the calls that come in, the requests that go out
+and the local socket. `posthouse terminal login` is one for good; `list`, `connect` and `forward` are one for their own
+duration where none is running, offer nothing, and step aside for a `login`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from appliance.events import clean
+from appliance.terminal.callee import Callee
+from appliance.terminal.dial import Unreachable
+from appliance.terminal.local import Refused, listen_at, serve_local
+from appliance.terminal.login import Keeper, LoginOver
+from appliance.terminal.requests import Requests
+from appliance.terminal.sentences import UNREACHABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from appliance.terminal.dial import Endpoint
+    from appliance.terminal.session import Credentials, Session
+    from appliance.terminal.state import State
+
+    Show = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+__all__ = ["Holder"]
+
+TABLE_S: Final = 60.0
+"""20,000 entries in frames of 500 over a slow line take longer; each frame has this long."""
+WATCH_QUEUE: Final = 1024
+"""Changes that a watching client has not read; one that falls further behind is let go and asks anew."""
+LONGEST_WAIT_S: Final = 366 * 86400
+
+
+class Holder:
+    """`hold` is called once, by whoever has the lock on the state folder."""
+
+    def __init__(
+        self,
+        state: State,
+        who: Credentials,
+        say: Callable[[str], None],
+        *,
+        offers: Mapping[str, Endpoint] | None = None,
+        ask: Callable[[str], Awaitable[bool]] | None = None,
+        temporary: bool = False,
+    ) -> None:
+        self._state = state
+        self._say = say
+        self._offers = dict(offers or {})
+        self._ask = ask
+        self._temporary = temporary
+        self._keeper = Keeper(who, state, say, on_end=self._session_over, take=self._take)
+        self._requests = Requests(self._keeper)
+        self._callee: Callee | None = None
+        self._listing = trio.Lock()
+        self._listeners: set[trio.MemorySendChannel[Mapping[str, Any]]] = set()
+        self._watched: Session | None = None
+        self._scope = trio.CancelScope()
+
+    async def hold(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until `stop`, or another login steps in for a temporary one. Raises LoginOver where the login ends by itself
+        (a temporary holder tells its clients instead), and OSError where the socket can't be made."""
+        listener = await listen_at(self._state.socket)
+        over: LoginOver | None = None
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    self._callee = Callee(self._state, self._offers, self._say, nursery, self._ask)
+                    verbs = {"connect": self._connect, "list": self._list, "step-aside": self._step_aside}
+                    nursery.start_soon(serve_local, listener, verbs)
+                    task_status.started()
+                    try:
+                        await self._keeper.run()
+                    except LoginOver as why:
+                        over = why
+                        if self._temporary:
+                            await trio.sleep_forever()
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._state.socket.unlink(missing_ok=True)
+        if over is not None and not self._temporary:
+            raise over
+
+    async def stop(self) -> None:
+        """Logs out; `hold` returns."""
+        await self._keeper.stop()
+        self._scope.cancel()
+
+    # ---- what the relay server says
+    def _take(self, session: Session, kind: str, body: Mapping[str, Any]) -> None:
+        if kind == "table":
+            for listener in list(self._listeners):
+                try:
+                    listener.send_nowait(body)
+                except trio.WouldBlock:
+                    listener.close()
+                    self._listeners.discard(listener)
+        elif not self._requests.take(kind, body) and self._callee is not None:
+            self._callee.take(session, kind, body)
+
+    def _session_over(self) -> None:
+        self._watched = None
+        if self._callee is not None:
+            self._callee.session_over()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    # ---- the local socket's verbs
+    def _check(self) -> None:
+        if self._keeper.over is not None:
+            raise Refused(str(self._keeper.over), self._keeper.over.code)
+
+    async def _connect(self, given: Mapping[str, Any], show: Show) -> dict[str, Any]:
+        try:
+            id, to, service = bytes.fromhex(given["id"]), str(given["to"]), str(given["service"])
+            wait_s = float(given.get("wait", 0))
+        except (KeyError, ValueError, TypeError) as error:
+            raise Refused(f"that is no request: {error}", 2) from None
+
+        async def progress(body: Mapping[str, Any]) -> None:
+            await show({"waiting": _plain(body)})
+
+        kind, body, session = await self._requests.run(id, to, service, min(wait_s, LONGEST_WAIT_S), progress)
+        if kind == "ready" and session is not None:
+            where = session.address
+            return {
+                "ready": {
+                    "relay": [where.host, where.port],
+                    "name": session.name,
+                    "ticket": bytes(body.get("ticket") or b"").hex(),
+                    "certificate": bytes(body.get("certificate") or b"").hex(),
+                }
+            }
+        if session is None and body.get("reason") == "no-relay":
+            self._no_relay()
+        return {"unavailable": _plain(body)}
+
+    def _no_relay(self) -> None:
+        self._check()
+        raise Refused(f"no login at the relay server just now: {self._keeper.trouble}", UNREACHABLE)
+
+    async def _list(self, given: Mapping[str, Any], show: Show) -> dict[str, Any]:
+        """Each `table` as it comes; without `watch` until the last of the answer."""
+        session = await self._requests.session()
+        if session is None:
+            self._no_relay()
+            return {}
+        watch = bool(given.get("watch"))
+        sender, tables = trio.open_memory_channel["Mapping[str, Any]"](WATCH_QUEUE)
+        try:
+            # `list` and `table` carry no id: one question at a time, and its answer is what comes until `last`. What a
+            # watch brings in between is as new as the answer.
+            async with self._listing:
+                self._listeners.add(sender)
+                await session.send("list", {"watch": watch or self._watched is session})
+                if watch:
+                    self._watched = session
+                last = False
+                while not last:
+                    with trio.fail_after(TABLE_S):
+                        body = await tables.receive()
+                    last = bool(body.get("last", True))
+                    await show(_entries(body))
+            await show({"last": True})
+            while watch:
+                await show(_entries(await tables.receive()))
+        except (Unreachable, trio.EndOfChannel, trio.ClosedResourceError, trio.TooSlowError):
+            raise Refused("the connection to the relay server broke", UNREACHABLE) from None
+        finally:
+            self._listeners.discard(sender)
+        return {}
+
+    async def _step_aside(self, given: Mapping[str, Any], show: Show) -> dict[str, Any]:
+        if not self._temporary:
+            raise Refused(
+                "this terminal is logged in already, by another `posthouse terminal login` with the same --state"
+            )
+        # Without a bye: the login that steps in replaces ours, and what waits is taken up on it.
+        self._scope.cancel()
+        return {}
+
+
+def _plain(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sentence is made of; the rest is nothing that JSON could carry."""
+    out: dict[str, Any] = {}
+    for key in ("reason", "presence", "text"):
+        if isinstance(body.get(key), str):
+            out[key] = clean(body[key])
+    for key in ("back_in", "wait"):
+        if isinstance(body.get(key), (int, float)):
+            out[key] = body[key]
+    return out
+
+
+def _entries(body: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("name", "presence", "relay", "path", "age", "services", "back_in")
+    entries = body.get("entries")
+    rows = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+    return {"entries": [{k: e.get(k) for k in keys} for e in rows]}
