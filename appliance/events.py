@@ -156,6 +156,36 @@ SMUGGLING = Event(
 )
 CERTIFICATE_MADE = Event("certificate-made", _I, "made a self-signed certificate for {names} in {file}")
 
+# The relay server
+TERMINAL_IN = Event("terminal-in", _I, "terminal {name} logged in from {client}")
+TERMINAL_OUT = Event("terminal-out", _I, "terminal {name} is out: {why}")
+TERMINAL_ENROLLED = Event("terminal-enrolled", _I, "terminal {name} at {client} enrolled its certificate")
+TERMINAL_REFUSED = Event(
+    "terminal-refused",
+    _W,
+    "terminal {name} at {client} was refused: {what}",
+    "A terminal with a new certificate needs `posthouse enrol NAME`; else somebody guesses.",
+)
+RELAY_RECORD_TORN = Event(
+    "relay-record-torn",
+    _W,
+    "{file}: the last {bytes} bytes are torn and left out",
+    "Half-written at a power cut and never acknowledged.",
+)
+CIRCUIT_FAILED = Event(
+    "circuit-failed",
+    _W,
+    "circuit {caller} to {callee} {service}: {why}",
+    "Too many circuits or files are open.",
+)
+CIRCUIT_UP = Event("circuit-up", _I, "circuit {caller} to {callee} {service} is up")
+CIRCUIT_ENDED = Event(
+    "circuit-ended",
+    _I,
+    "circuit {caller} to {callee} {service} ended after {seconds} s ({why}): {bytes_up} bytes to {callee}, "
+    "{bytes_down} back",
+)
+
 # The call
 CALL_PLANNED = Event("call-planned", _I, "next call: {at}: {reason}")
 CALL_STARTED = Event("call-started", _I, "call {id} on {line}: {reason}")

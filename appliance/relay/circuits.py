@@ -110,6 +110,10 @@ class Leg:
         if self.readable:
             circuit.set.pump(self)
 
+    def stop(self) -> None:
+        if self.circuit is not None:
+            self.circuit.abort("the relay server stops")
+
     def again(self) -> None:
         """Another turn of its direction."""
         circuit = self.circuit

@@ -41,6 +41,10 @@ class Owner(Protocol):
         """Something has changed (`READABLE`, `WRITABLE`, `BROKEN`). Must not block; what it raises ends the service."""
         ...
 
+    def stop(self) -> None:
+        """The set is closing: so is this descriptor."""
+        ...
+
 
 class EpollSet:
     """`run` is its task; everything else is called on the event loop."""
@@ -89,5 +93,7 @@ class EpollSet:
                 go_on()
 
     def close(self) -> None:
-        """After `run` has ended."""
+        """After `run` has ended: closes what is left in it, and itself."""
+        for owner in tuple(self._owners.values()):
+            owner.stop()
         self._epoll.close()

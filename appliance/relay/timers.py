@@ -32,6 +32,10 @@ class Timer:
         self.at = at
         self.call: Callable[[], None] | None = call
 
+    @property
+    def seconds_left(self) -> float:
+        return self.at - trio.current_time()
+
     def cancel(self) -> None:
         if self.call is not None:
             self.call = None

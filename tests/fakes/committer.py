@@ -20,7 +20,7 @@ class InlineCommitter:
         self.disk = disk
         self._root = root
 
-    async def commit(self, work: Callable[[], T]) -> T:
+    async def commit(self, work: Callable[[], T], *, quick: bool = False) -> T:
         await trio.lowlevel.checkpoint()
         value = work()
         self.disk.syncfs(self._root)

@@ -1,0 +1,54 @@
+"""The certificates of this relay server and of its devices: self-signed, made once, in keys/ (RELAY §1)."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from appliance.transport import self_signed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from appliance.storage.disk import Disk
+
+__all__ = ["Identity", "own_identity", "server_context"]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`certificate` and `key` are PEM files; `der` is the certificate's bytes."""
+
+    certificate: Path
+    key: Path
+    der: bytes
+
+    @property
+    def fingerprint(self) -> str:
+        """As configurations and terminals pin it."""
+        return "sha256:" + hashlib.sha256(self.der).hexdigest()
+
+
+def own_identity(disk: Disk, keys: Path, name: str, subject: str) -> Identity:
+    """`keys/NAME.pem` and `keys/NAME.key`, made where they are not there. Blocks; raises OSError."""
+    certificate, key = keys / f"{name}.pem", keys / f"{name}.key"
+    if not (certificate.exists() and key.exists()):
+        self_signed.make_files([subject], certificate, key, disk.replace_file)
+    try:
+        der = ssl.PEM_cert_to_DER_cert(certificate.read_text(encoding="ascii").strip())
+    except ValueError as error:
+        raise OSError(f"cannot use the certificate {certificate}: {error}") from error
+    return Identity(certificate, key, der)
+
+
+def server_context(identity: Identity) -> ssl.SSLContext:
+    """For control connections: TLS 1.3 alone. Raises OSError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_cert_chain(identity.certificate, identity.key)
+    except ssl.SSLError as error:
+        raise OSError(f"cannot use the certificate {identity.certificate}: {error.reason or 'PEM'}") from error
+    return context

@@ -1,0 +1,99 @@
+"""A durable dictionary: one file, a journal (`storage.journal`) of what was set and forgotten. For enrolments and for
+requests that wait.
+
+    {"key":K,"value":{…}}      set
+    {"key":K}                  forgotten
+
+A change is in `values` and on stable storage when the method returns; asked for one after the other for the same key,
+they are made in that order. When most lines are history the file is written anew.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from appliance import events
+from appliance.storage import journal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from appliance.storage.committer import Committer
+    from appliance.storage.disk import Disk
+
+__all__ = ["Records"]
+
+SPARE_LINES: Final = 500
+"""History that is not worth writing the file anew: some 100 KB."""
+
+
+class Records:
+    """One file. Made at start (it reads the file); `values` is for reading alone."""
+
+    def __init__(self, disk: Disk, committer: Committer, path: Path) -> None:
+        """Raises OSError when the file is there but can't be read or mended."""
+        self.values: dict[str, dict[str, Any]] = {}
+        self._disk = disk
+        self._committer = committer
+        self._path = path
+        self._good_bytes = 0
+        self._lines = 0
+        try:
+            replay = journal.replay(path)
+        except FileNotFoundError:
+            return
+        for record in replay.records:
+            self._apply(record)
+        self._good_bytes, self._lines = replay.good_bytes, len(replay.records)
+        if replay.torn:  # never acknowledged: what it was to say had not been promised to anybody
+            events.emit(events.RELAY_RECORD_TORN, file=path, bytes=path.stat().st_size - self._good_bytes)
+
+    async def put(self, key: str, value: dict[str, Any]) -> None:
+        """Raises OSError; it is then not set."""
+        await self._committer.commit(lambda: self._write({"key": key, "value": value}), quick=True)
+
+    async def forget(self, key: str) -> None:
+        """One that is not there is no error. Raises OSError; it is then still there."""
+        if key in self.values:
+            await self._committer.commit(lambda: self._write({"key": key}), quick=True)
+
+    def _apply(self, record: dict[str, Any]) -> None:
+        match record:
+            case {"key": str() as key, "value": dict() as value}:
+                self.values[key] = value
+            case {"key": str() as key}:
+                self.values.pop(key, None)
+
+    # ---- the committer's work
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._lines > 2 * len(self.values) + SPARE_LINES:
+            self._write_anew()
+        data = journal.encode([record])
+        if not self._path.exists():
+            self._disk.close(self._disk.create(self._path))
+            self._good_bytes = 0
+        fd = self._disk.open_append(self._path)
+        try:
+            if os.fstat(fd).st_size != self._good_bytes:
+                # An append that failed or was cut off left a part of itself; nothing may stand behind that.
+                self._disk.truncate(fd, self._good_bytes)
+            self._disk.write(fd, data)
+        finally:
+            self._disk.close(fd)
+        self._good_bytes += len(data)
+        self._lines += 1
+        self._apply(record)
+
+    def _write_anew(self) -> None:
+        data = journal.encode({"key": k, "value": v} for k, v in self.values.items())
+        draft = self._path.with_name(self._path.name + ".new")
+        if draft.exists():
+            self._disk.unlink(draft)
+        fd = self._disk.create(draft)
+        try:
+            self._disk.write(fd, data)
+        finally:
+            self._disk.close(fd)
+        self._disk.rename(draft, self._path)
+        self._good_bytes, self._lines = len(data), len(self.values)

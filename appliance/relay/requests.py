@@ -1,0 +1,466 @@
+"""Connection requests (RELAY §5): from a terminal's `connect`, or a peer's `invite`, to a circuit or a refusal.
+
+It owns the requests that are under way here, by side and id, and what has been rung; it must not know connections,
+files or who is logged in: it asks a `Directory`, and sides are whatever can be sent a frame.
+
+Theory of operation. A request comes from one side (the caller's terminal, or the peer before us) and goes to another
+(the callee, or the peer after us). Its states:
+
+| state    | begins with                | ends with                                                               |
+|----------|----------------------------|-------------------------------------------------------------------------|
+| ringing  | the invitation is sent     | accept; reject; cancel; a side that is lost; `RING_S`, or of a peer       |
+|          |                            | `ANSWER_S`, and its link is then dead                                   |
+| accepted | `accept` comes back        | both legs in: a circuit; the tickets' time; cancel; a link lost before  |
+|          |                            | its `ready`                                                             |
+| waiting  | a reason that waiting may  | the callee is online: ringing again; `wait` over; cancel; a caller that |
+|          | help, if the caller waits  | stays away (`waiting.Waiting` has these)                                |
+
+Once `accept` has passed, whoever accepts connections issues a ticket to whoever opens them: to a terminal always we,
+between peers the one that has accepted the peer link. A leg that comes is kept until the other one is in.
+
+Rung ids are remembered, so that a request that comes again, after a broken link or out of waiting, never rings twice:
+its answer is repeated, or awaited.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from appliance.protocol.relay import FrameError
+from appliance.relay.request import CALLEE, CALLER, PATH_LIMIT, WAITABLE, Ask, Found, Refusal, Request, id_of, is_link
+from appliance.relay.tickets import LINE_TICKET_S, TICKET_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from appliance.relay.request import Link, Side
+    from appliance.relay.terminals import Terminal
+    from appliance.relay.tickets import Tickets
+    from appliance.relay.timers import Timers
+    from appliance.relay.waiting import Waiting
+
+__all__ = ["Callee", "Directory", "Requests"]
+
+RING_S: Final = 60.0
+ANSWER_S: Final = 90.0
+"""A peer that has not answered an invitation by then is dead: each one after it rings for `RING_S` at most."""
+REMEMBER_S: Final = 60.0
+"""RELAY §5: a rung id, at least."""
+TERMINAL_PENDING: Final = 16
+PEER_PENDING: Final = 256
+RUNG_LIMIT: Final = 4096
+"""Rung ids remembered; a new one is refused above it."""
+
+
+class Callee(Protocol):
+    """A terminal that is logged in here, or a device."""
+
+    services: Sequence[str]
+    name: str
+    certificate: bytes
+
+    def send(self, kind: str, body: Mapping[str, Any]) -> None: ...
+
+
+class Directory(Protocol):
+    """The login table, the routes and the configuration, as requests need them."""
+
+    def find(self, name: str) -> Found | None:
+        """Where a terminal is; None for one in no table."""
+        ...
+
+    def here(self, name: str) -> Callee | None:
+        """The terminal or device of this name that is online here."""
+        ...
+
+    def vouched(self, link: Link, ask: Ask) -> bool:
+        """Whether `ask.caller` is an online entry of `ask.path[0]`, accepted from that neighbour, with this
+        certificate."""
+        ...
+
+    def may_call(self, caller: str, callee: str) -> bool:
+        """At the caller's relay server."""
+        ...
+
+    def may_ring(self, callee: str, caller: str, *, ours: bool) -> bool:
+        """At the callee's; `ours`: the caller is logged in here."""
+        ...
+
+
+@dataclass(slots=True)
+class _Rung:
+    """`answer`: None while it rings."""
+
+    ask: Ask
+    until: float
+    request: Request | None
+    answer: Refusal | bytes | None = None
+
+
+class Requests:
+    """`join(first, second, request)` makes a circuit of two descriptors. `open_leg(link, ticket, done)` opens a data
+    connection to a peer and calls `done` with its descriptor, or None. `may_have_another(terminal)`: whether that
+    terminal may have one circuit more."""
+
+    def __init__(
+        self,
+        site: str,
+        directory: Directory,
+        tickets: Tickets,
+        timers: Timers,
+        *,
+        join: Callable[[int, int, Request], None],
+        open_leg: Callable[[Link, bytes, Callable[[int | None], None]], None],
+        may_have_another: Callable[[str], bool],
+    ) -> None:
+        self._site = site
+        self._directory = directory
+        self._tickets = tickets
+        self._timers = timers
+        self._join = join
+        self._open_leg = open_leg
+        self._may_have_another = may_have_another
+        self._by: tuple[dict[tuple[Side, bytes], Request], dict[tuple[Side, bytes], Request]] = ({}, {})
+        self._pending: Counter[Side] = Counter()
+        self._rung: dict[bytes, _Rung] = {}
+        self.waiting: Waiting
+
+    def __len__(self) -> int:
+        return len({id(r) for by in self._by for r in by.values()})
+
+    # ---- from terminals
+    def from_terminal(self, terminal: Terminal, kind: str, body: Mapping[str, Any]) -> None:
+        """Raises FrameError for a body that has not its form."""
+        if kind == "connect":
+            self._connect(terminal, Ask.connect(body, terminal.name, terminal.certificate))
+        elif kind == "accept":
+            self.accept(terminal, id_of(body), terminal.certificate)
+        elif kind == "reject":
+            self.reject(terminal, id_of(body), Refusal.parse(body))
+        else:
+            self.cancel(terminal, id_of(body))
+
+    def _connect(self, terminal: Terminal, ask: Ask) -> None:
+        if (terminal, ask.id) in self._by[CALLER] or self.waiting.is_anothers(terminal, ask):
+            terminal.send("unavailable", Refusal("duplicate-id").body(ask.id))
+        elif self.waiting.take_up(terminal, ask):
+            pass
+        elif self._pending[terminal] + self.waiting.count(terminal) >= TERMINAL_PENDING or not self._may_have_another(
+            terminal.name
+        ):
+            terminal.send("unavailable", Refusal("too-many").body(ask.id))
+        elif not self._directory.may_call(ask.caller, ask.callee):
+            terminal.send("unavailable", Refusal("forbidden").body(ask.id))
+        else:
+            self.place(terminal, ask)
+
+    def terminal_gone(self, terminal: Terminal) -> None:
+        """Its login is over. A caller whose request may wait has a while to come back; circuits go on."""
+        for request in self._of(CALLER, terminal):
+            if not request.accepted or not all(request.given):
+                self._withdraw(request)
+                if request.ask.wait:
+                    self.waiting.begin(terminal, request.ask, Refusal("lost"))
+        self.waiting.gone(terminal)
+        why = Refusal("offline" if terminal.said_bye else "lost")
+        for request in self._of(CALLEE, terminal):
+            if not request.accepted:
+                self._refuse(request, why)
+
+    # ---- from peers
+    def invite(self, link: Link, body: Mapping[str, Any]) -> None:
+        """A peer's `invite`. Raises FrameError, also for one too many (`limit`)."""
+        ask = Ask.invite(body)
+        if (link, ask.id) in self._by[CALLER]:
+            return
+        if self._pending[link] >= PEER_PENDING:
+            raise FrameError("limit", f"more than {PEER_PENDING} requests")
+        if self._site in ask.path or len(ask.path) >= PATH_LIMIT:
+            link.send("reject", Refusal("loop").body(ask.id))
+        elif not self._directory.vouched(link, ask):
+            link.send("reject", Refusal("forbidden").body(ask.id))
+        else:
+            self.place(link, ask)
+
+    def ready(self, link: Link, body: Mapping[str, Any]) -> None:
+        """A peer's ticket: we have opened the link, so we open the data connection."""
+        id, ticket = id_of(body), body.get("ticket")
+        if not isinstance(ticket, bytes):
+            raise FrameError("bad-body", "ready without a ticket")
+        for which in (CALLER, CALLEE):
+            request = self._by[which].get((link, id))
+            if request is not None and request.accepted and not request.given[which] and not link.opened_there:
+                request.given[which] = True
+                self._open_leg(link, ticket, lambda fd, r=request, w=which: self._leg_opened(r, w, fd))  # type: ignore[misc]
+                return
+
+    def link_lost(self, link: Link) -> None:
+        """It is down; requests whose tickets have passed go on."""
+        for which in (CALLER, CALLEE):
+            for request in self._of(which, link):
+                if request.accepted and request.given[which]:
+                    continue
+                if which == CALLEE:
+                    self._refuse(request, Refusal("lost"))
+                elif request.ask.wait and not request.accepted and self._rings_here(request):
+                    self._let_ring_on(request)
+                else:
+                    self._withdraw(request)
+
+    # ---- from either
+    def accept(self, side: Side, id: bytes, certificate: bytes) -> None:
+        """The callee, or the peer after us, says yes. To an id that is over: `cancel`."""
+        request = self._by[CALLEE].get((side, id))
+        if request is None:
+            side.send("cancel", {"id": id})
+        elif not request.accepted:
+            self._accepted(request, certificate)
+
+    def reject(self, side: Side, id: bytes, refusal: Refusal) -> None:
+        """The callee, or the peer after us, says no, also after it has said yes."""
+        request = self._by[CALLEE].get((side, id))
+        if request is not None:
+            self._refuse(request, refusal)
+
+    def cancel(self, side: Side, id: bytes) -> None:
+        """The caller, or the peer before us, has changed its mind; or a callee has, which is a refusal."""
+        request = self._by[CALLER].get((side, id))
+        if request is not None:
+            self._withdraw(request)
+        self.waiting.cancel(side, id)
+        request = self._by[CALLEE].get((side, id))
+        if request is not None:
+            self._refuse(request, Refusal("cancelled"))
+
+    # ---- ringing
+    def place(self, origin: Side, ask: Ask) -> None:
+        """A request that may be made: to the callee, or onwards, or refused."""
+        request = Request(ask, [origin, None])
+        self._by[CALLER][origin, ask.id] = request
+        self._pending[origin] += 1
+        found = self._directory.find(ask.callee)
+        if found is None:
+            self._refuse(request, Refusal("not-registered"))
+        elif found.presence != "online":
+            self._refuse(request, Refusal(found.presence, found.presence, found.back_in))
+        elif found.link is not None:
+            self._hand_on(request, found.link)
+        else:
+            self._ring(request)
+
+    def _hand_on(self, request: Request, link: Link) -> None:
+        if len(request.ask.path) + 1 >= PATH_LIMIT:
+            self._refuse(request, Refusal("loop"))
+        elif self._pending[link] >= PEER_PENDING:
+            self._refuse(request, Refusal("too-many"))
+        else:
+            self._to(request, link)
+            request.timer = self._timers.after(ANSWER_S, lambda: link.fail("it does not answer an invitation"))
+            link.send("invite", request.ask.onwards(self._site))
+
+    def _ring(self, request: Request) -> None:
+        ask = request.ask
+        callee = self._directory.here(ask.callee)
+        ours = not ask.path
+        if callee is None:
+            self._refuse(request, Refusal("offline", "offline"))
+        elif not self._directory.may_ring(ask.callee, ask.caller, ours=ours):
+            self._refuse(request, Refusal("forbidden"))
+        elif ask.service not in callee.services:
+            self._refuse(request, Refusal("no-service"))
+        elif (rung := self._rung_before(ask)) is not None:
+            self._again(request, callee, rung)
+        elif (callee, ask.id) in self._by[CALLEE] or self._rung.pop(ask.id, None) is not None:
+            self._refuse(request, Refusal("duplicate-id"))
+        elif self._pending[callee] >= TERMINAL_PENDING or not self._room_for_rung():
+            self._refuse(request, Refusal("too-many"))
+        else:
+            self._to(request, callee)
+            until = trio.current_time() + max(REMEMBER_S, ask.wait)
+            self._rung[ask.id] = _Rung(ask, until, request)
+            request.timer = self._timers.after(RING_S, lambda: self._rang_out(request))
+            callee.send("invite", ask.onwards(self._site))
+
+    def _rang_out(self, request: Request) -> None:
+        self._send(request, CALLEE, "cancel", {"id": request.id})
+        self._refuse(request, Refusal("timeout"))
+
+    def _rung_before(self, ask: Ask) -> _Rung | None:
+        rung = self._rung.get(ask.id)
+        if rung is None or rung.until < trio.current_time():
+            return None
+        same = (rung.ask.caller, rung.ask.callee, rung.ask.service) == (ask.caller, ask.callee, ask.service)
+        return rung if same else None
+
+    def _room_for_rung(self) -> bool:
+        """Forgets what is over, and above the limit the oldest of those that were answered."""
+        now = trio.current_time()
+        while self._rung and (first := next(iter(self._rung.values()))).until < now and first.answer is not None:
+            del self._rung[first.ask.id]
+        if len(self._rung) < RUNG_LIMIT:
+            return True
+        oldest = next((id for id, rung in self._rung.items() if rung.answer is not None), None)
+        if oldest is not None:
+            del self._rung[oldest]
+        return oldest is not None
+
+    def _rings_here(self, request: Request) -> bool:
+        rung = self._rung.get(request.id)
+        return rung is not None and rung.request is request
+
+    def _again(self, request: Request, callee: Callee, rung: _Rung) -> None:
+        """It has rung already: the answer is repeated, or awaited on behalf of the request that came now."""
+        if isinstance(rung.answer, Refusal):
+            if rung.answer.reason in WAITABLE:  # it went away before it answered, and is here again
+                del self._rung[request.id]
+                self._ring(request)
+            else:
+                self._refuse(request, rung.answer)
+            return
+        older = rung.request
+        if older is not None and not older.over:
+            if rung.answer is None and older.sides[CALLER] is not None:
+                self._refuse(request, Refusal("duplicate-id"))
+                return
+            self._finish(older)
+        rung.request = request
+        self._to(request, callee)
+        if rung.answer is not None:
+            self._accepted(request, rung.answer)
+        else:
+            request.timer = self._timers.after(RING_S, lambda: self._rang_out(request))
+
+    def _let_ring_on(self, request: Request) -> None:
+        """The way back is lost, but the request will come again, and its answer with it."""
+        origin = request.sides[CALLER]
+        assert origin is not None
+        del self._by[CALLER][origin, request.id]
+        self._pending[origin] -= 1
+        request.sides[CALLER] = None
+
+    def _remember(self, request: Request, answer: Refusal | bytes) -> None:
+        rung = self._rung.get(request.id)
+        if rung is not None and rung.request is request:
+            rung.answer = answer
+
+    # ---- accepted
+    def _accepted(self, request: Request, certificate: bytes) -> None:
+        request.accepted = True
+        request.callee_certificate = certificate
+        self._remember(request, certificate)
+        origin = request.sides[CALLER]
+        if origin is None:
+            self._finish(request)  # it will be asked for again
+            return
+        if request.timer is not None:
+            request.timer.cancel()
+        over_line = any(side is not None and is_link(side) and side.keepalive == 0 for side in request.sides)
+        seconds = LINE_TICKET_S if over_line else TICKET_S
+        request.timer = self._timers.after(seconds, lambda: self._no_circuit(request))
+        if is_link(origin):
+            origin.send("accept", {"id": request.id, "certificate": certificate})
+        else:
+            self.waiting.answered(request.id)
+        for which in (CALLER, CALLEE):
+            self._give(request, which, seconds)
+
+    def _give(self, request: Request, which: int, seconds: float) -> None:
+        """A ticket for the side that opens its connection to us."""
+        side = request.sides[which]
+        assert side is not None
+        body: dict[str, Any] = {"id": request.id}
+        if is_link(side):
+            if not side.opened_there:
+                return  # the ticket comes from there
+        else:
+            body["certificate"] = request.callee_certificate if which == CALLER else request.ask.certificate
+        request.given[which] = True
+        body["ticket"] = self._tickets.issue(side.name, seconds, lambda fd: self._leg(request, which, fd))
+        request.tickets.append(body["ticket"])
+        self._send(request, which, "ready", body)
+
+    def _leg_opened(self, request: Request, which: int, fd: int | None) -> None:
+        if fd is not None:
+            self._leg(request, which, fd)
+        elif not request.over:
+            self._no_circuit(request)
+
+    def _leg(self, request: Request, which: int, fd: int) -> None:
+        """One of the two data connections is in."""
+        request.legs[which] = fd
+        if request.over:
+            request.close_legs()
+            return
+        first, second = request.legs
+        if first is None or second is None:
+            return
+        request.legs = [None, None]
+        self._finish(request)
+        self._join(first, second, request)
+
+    def _no_circuit(self, request: Request) -> None:
+        self._send(request, CALLEE, "cancel", {"id": request.id})
+        self._refuse(request, Refusal("no-circuit"))
+
+    # ---- ending
+    def _refuse(self, request: Request, refusal: Refusal) -> None:
+        """Tells the side that the request came from, or lets it wait, and ends it."""
+        self._remember(request, refusal)
+        origin = request.sides[CALLER]
+        self._finish(request)
+        if origin is None:
+            return
+        if is_link(origin):
+            origin.send("reject", refusal.body(request.id))
+        elif request.ask.wait and refusal.reason in WAITABLE:
+            self.waiting.begin(origin, request.ask, refusal)  # type: ignore[arg-type]
+        else:
+            self.waiting.answered(request.id)
+            origin.send("unavailable", refusal.body(request.id))
+
+    def _withdraw(self, request: Request) -> None:
+        """The caller's side wants it no more: it has not rung."""
+        if self._rings_here(request):
+            del self._rung[request.id]
+        self._send(request, CALLEE, "cancel", {"id": request.id})
+        self._finish(request)
+
+    def _to(self, request: Request, side: Side) -> None:
+        request.sides[CALLEE] = side
+        self._by[CALLEE][side, request.id] = request
+        self._pending[side] += 1
+
+    def _send(self, request: Request, which: int, kind: str, body: Mapping[str, Any]) -> None:
+        side = request.sides[which]
+        if side is not None:
+            side.send(kind, body)
+
+    def _finish(self, request: Request) -> None:
+        """Nothing more comes of it but what has been joined."""
+        request.over = True
+        if request.timer is not None:
+            request.timer.cancel()
+        for ticket in request.tickets:
+            self._tickets.revoke(ticket)
+        request.close_legs()
+        self._drop(request)
+
+    def _drop(self, request: Request) -> None:
+        for which, side in enumerate(request.sides):
+            if side is not None and self._by[which].get((side, request.id)) is request:
+                del self._by[which][side, request.id]
+                self._pending[side] -= 1
+                if not self._pending[side]:
+                    del self._pending[side]
+
+    def close(self) -> None:
+        """The relay server stops: connections that have come for circuits to be are closed."""
+        for request in [r for by in self._by for r in by.values()]:
+            self._finish(request)
+
+    def _of(self, which: int, side: Side) -> list[Request]:
+        return [request for (s, _), request in self._by[which].items() if s is side]

@@ -1,0 +1,273 @@
+"""The relay server over real sockets: logins, enrolment, the table, connection requests, circuits, ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from appliance.config.model import Relay, RelayAccount
+from appliance.relay.identity import own_identity, server_context
+from appliance.relay.records import Records
+from appliance.relay.server import RelayServer
+from appliance.storage.disk import Disk
+from tests.fakes.clock import FakeClock
+from tests.fakes.committer import InlineCommitter
+from tests.fakes.relay_client import Client, Key, join
+from tests.fakes.relay_table import LocalTable
+
+KEYS = {name: Key(name) for name in ("pc11", "pc12", "other")}
+PASSWORD = "correct horse"
+
+
+@dataclass
+class House:
+    server: RelayServer
+    table: LocalTable
+    port: int
+    root: Path
+    clients: list[Client] = field(default_factory=list)
+    counter: int = 1000
+
+    async def dial(self, name: str, **options: Any) -> Client:
+        client = await Client.dial(self.port, name, **options)
+        self.clients.append(client)
+        return client
+
+    async def login(self, name: str, *, services: tuple[str, ...] = (), key: Key | None = None) -> Client:
+        """Enrolled by the account's password where it must."""
+        client = await self.dial(name)
+        self.counter += 1
+        key = key or KEYS[name]
+        frame = await client.log_in(key, self.counter, services=list(services))
+        if frame is not None and frame[1].get("code") == "enrol":
+            frame = await client.log_in(key, self.counter, services=list(services), password=PASSWORD)
+        assert frame == ("welcome", {"relay": "here", "keepalive": 30}), frame
+        return client
+
+
+@contextlib.asynccontextmanager
+async def house(root: Path, **relay: Any) -> AsyncIterator[House]:
+    disk = Disk()
+    keys = root / "keys"
+    disk.mkdir(keys)
+    identity = own_identity(disk, keys, "relay", "here")
+    committer: Any = InlineCommitter(disk, root)
+    table = LocalTable()
+    accounts = tuple(RelayAccount(name=n, password=PASSWORD) for n in KEYS)
+    server = RelayServer(
+        site="here",
+        config=Relay(account=accounts, **relay),
+        identity=identity,
+        context=server_context(identity),
+        table=table,
+        enrolments=Records(disk, committer, root / "enrolled"),
+        waiting=Records(disk, committer, root / "waiting"),
+        verify=lambda password, stored: password == stored,
+        clock=FakeClock(),
+    )
+    table.local = server.terminals.online.get
+    table.on_change = server.table_changed
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(256)
+    listening.setblocking(False)
+    made = House(server, table, listening.getsockname()[1], root)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.run, [listening])
+            yield made
+            for client in made.clients:
+                await client.close()
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_login_is_enrolled_by_its_password_and_then_by_its_certificate(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        client = await h.dial("pc11")
+        assert await client.log_in(KEYS["pc11"], 7, services=["ssh"]) == (
+            "error", {"code": "enrol", "text": "this certificate is not enrolled for this name"},
+        )  # fmt: skip
+        frame = await client.log_in(KEYS["pc11"], 7, services=["ssh"], password=PASSWORD)
+        assert frame == ("welcome", {"relay": "here", "keepalive": 30})
+        assert h.table.entries["pc11"] == {"name": "pc11", "presence": "online", "services": ["ssh"], "relay": "here"}
+        await client.send("bye", reason="logout")
+        assert await client.receive() is None
+        assert h.table.entries["pc11"]["presence"] == "offline"
+        again = await h.dial("pc11")
+        assert (await again.log_in(KEYS["pc11"], 8))[0] == "welcome"  # type: ignore[index]
+        await again.close()
+        while h.table.entries["pc11"]["presence"] == "online":
+            await trio.sleep(0.01)
+        assert h.table.entries["pc11"]["presence"] == "lost"
+
+
+async def test_an_enrolment_outlives_the_process(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        await h.login("pc11")
+    async with house(tmp_path) as h:
+        client = await h.dial("pc11")
+        frame = await client.log_in(KEYS["pc11"], 9)
+        assert frame is not None and frame[0] == "welcome"
+
+
+@pytest.mark.parametrize(("what", "answer"), [
+    ("proof", "bad-login"), ("name", "bad-login"), ("password", "bad-login"), ("another certificate", "bad-login"),
+    ("no certificate", "bad-login"),
+])  # fmt: skip
+async def test_a_bad_login_never_says_which_part_is_wrong(tmp_path: Path, what: str, answer: str) -> None:
+    async with house(tmp_path) as h:
+        await h.login("pc11")
+        name = "nobody" if what == "name" else "pc11"
+        client = await h.dial(name)
+        key, other = KEYS["pc11"], {}
+        if what == "proof":
+            other = {"proof": bytes(70)}
+        elif what == "no certificate":
+            other = {"certificate": b"0" * 300}
+        elif what in ("password", "another certificate"):
+            key = KEYS["other"]
+        if what in ("name", "password", "another certificate"):
+            frame = await client.log_in(key, 2000)
+            assert frame is not None and frame[1]["code"] == "enrol"
+        password = "wrong" if what == "password" else PASSWORD
+        await client.send_login(key, 2000, password=password, **other)
+        assert await client.receive() == ("error", {"code": answer, "text": "wrong name, certificate or password"})
+        assert await client.receive() is None
+        assert h.table.entries["pc11"]["presence"] == "online"
+
+
+async def test_a_counter_that_is_behind_is_told_the_known_one(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        await h.login("pc11")
+        client = await h.dial("pc11")
+        frame = await client.log_in(KEYS["pc11"], 5)
+        assert frame == ("error", {"code": "counter", "text": "the counter must grow", "counter": 1001})
+        assert (await client.log_in(KEYS["pc11"], 1002))[0] == "welcome"  # type: ignore[index]
+
+
+async def test_a_connection_has_three_logins(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        client = await h.dial("pc11")
+        for _ in range(3):
+            assert (await client.log_in(KEYS["pc11"], 5))[1]["code"] == "enrol"  # type: ignore[index]
+        assert (await client.log_in(KEYS["pc11"], 5))[1]["code"] == "limit"  # type: ignore[index]
+
+
+async def test_a_ghost_is_replaced_and_told(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        old = await h.login("pc11")
+        await h.login("pc11")
+        assert await old.receive() == ("bye", {"reason": "replaced"})
+        assert await old.receive() is None
+        assert h.table.entries["pc11"]["presence"] == "online"
+
+
+async def test_refuse_lets_no_other_certificate_in(tmp_path: Path) -> None:
+    async with house(tmp_path, duplicate_login="refuse") as h:
+        h.table.taken["pc11"] = b"another"
+        client = await h.dial("pc11")
+        await client.log_in(KEYS["pc11"], 5)
+        frame = await client.log_in(KEYS["pc11"], 5, password=PASSWORD)
+        assert frame is not None and frame[1]["code"] == "duplicate"
+
+
+async def test_three_wrong_passwords_slow_down_that_pair_alone(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        for _ in range(3):
+            client = await h.dial("pc11")
+            await client.log_in(KEYS["pc11"], 5)
+            assert (await client.log_in(KEYS["pc11"], 5, password="x"))[1]["code"] == "bad-login"  # type: ignore[index]
+        client = await h.dial("pc11")
+        await client.log_in(KEYS["pc11"], 5)
+        assert (await client.log_in(KEYS["pc11"], 5, password=PASSWORD))[1]["code"] == "slow-down"  # type: ignore[index]
+        await h.login("pc12")
+        client = await h.dial("pc11", host="127.0.0.2")
+        await client.log_in(KEYS["pc11"], 5)
+        assert (await client.log_in(KEYS["pc11"], 5, password=PASSWORD))[0] == "welcome"  # type: ignore[index]
+
+
+async def test_enrol_forgets_the_certificate_and_gives_a_password_for_once(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        old = await h.login("pc11")
+        one_time = await h.server.enrol("pc11")
+        assert await old.receive() == ("bye", {"reason": "replaced"})
+        new = await h.dial("pc11")
+        assert (await new.log_in(KEYS["other"], 3000))[1]["code"] == "enrol"  # type: ignore[index]
+        assert (await new.log_in(KEYS["other"], 3000, password=one_time))[0] == "welcome"  # type: ignore[index]
+        late = await h.dial("pc11")
+        assert (await late.log_in(KEYS["pc11"], 3001))[1]["code"] == "enrol"  # type: ignore[index]
+        assert (await late.log_in(KEYS["pc11"], 3001, password=one_time))[1]["code"] == "bad-login"  # type: ignore[index]
+
+
+async def test_the_table_and_its_changes(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        watcher = await h.login("pc11")
+        await watcher.send("list", watch=True)
+        assert [e["name"] for e in (await watcher.expect("table"))["entries"]] == ["pc11"]
+        other = await h.login("pc12", services=("ssh",))
+        change = await watcher.expect("table")
+        assert change["entries"][0]["presence"] == "online"
+        await other.close()
+        assert (await watcher.expect("table"))["entries"][0]["presence"] == "lost"
+
+
+async def connected(h: House) -> tuple[Client, Client, trio.SocketStream, trio.SocketStream]:
+    caller, callee = await h.login("pc11"), await h.login("pc12", services=("ssh",))
+    id = os.urandom(16)
+    await caller.send("connect", id=id, to="pc12", service="ssh", wait=0)
+    invite = await callee.expect("invite")
+    assert invite == {
+        "id": id, "from": "pc11", "to": "pc12", "service": "ssh", "certificate": KEYS["pc11"].der, "path": ["here"],
+        "wait": 0,
+    }  # fmt: skip
+    await callee.send("accept", id=id, certificate=KEYS["pc12"].der)
+    ready, ready2 = await caller.expect("ready"), await callee.expect("ready")
+    assert ready["certificate"] == KEYS["pc12"].der and ready2["certificate"] == KEYS["pc11"].der
+    near = await join(h.port, "pc11", ready["ticket"], b"early")
+    far = await join(h.port, "pc12", ready2["ticket"])
+    assert await far.receive_some() == b"early"
+    return caller, callee, near, far
+
+
+async def test_a_circuit_from_request_to_end(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        caller, _, near, far = await connected(h)
+        async with near, far:
+            await caller.close()  # circuits outlive the connections that made them
+            await far.send_all(b"back")
+            assert await near.receive_some() == b"back"
+            await near.send_eof()
+            assert await far.receive_some() == b""
+        while h.server.circuits:
+            await trio.sleep(0.01)
+        assert h.server._of_terminal == {}
+        assert len(h.server.tickets) == 0
+
+
+async def test_a_ticket_is_good_once_and_for_its_owner(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        caller, callee = await h.login("pc11"), await h.login("pc12", services=("ssh",))
+        await caller.send("connect", id=bytes(16), to="pc12", service="ssh")
+        await callee.expect("invite")
+        await callee.send("accept", id=bytes(16), certificate=KEYS["pc12"].der)
+        ticket = (await caller.expect("ready"))["ticket"]
+        with pytest.raises(AssertionError):
+            await join(h.port, "pc12", ticket)
+        async with await join(h.port, "pc11", ticket):
+            with pytest.raises(AssertionError):
+                await join(h.port, "pc11", ticket)
+
+
+async def test_stopping_says_bye(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        client = await h.login("pc11")
+        await h.server.drain()
+        assert await client.receive() == ("bye", {"reason": "stopping"})
