@@ -9,6 +9,7 @@ import ctypes
 import itertools
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,16 @@ class Namespace:
         if _libc.setns(fd, CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), "setns")
         os.close(fd)
+
+    def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
+        """A socket of that host, in this process."""
+        with open("/proc/thread-self/ns/net", "rb") as here:
+            self.enter()
+            try:
+                return socket.socket(family, kind)
+            finally:
+                if _libc.setns(here.fileno(), CLONE_NEWNET) != 0:
+                    raise OSError(ctypes.get_errno(), "setns")
 
     # ---- what there is
     def link(self, device: str) -> dict[str, Any] | None:

@@ -88,8 +88,14 @@ class FakeRelay:
     def fingerprint(self) -> str:
         return relay.fingerprint(self.certificate)
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        listener = trio.socket.socket()
+    async def serve(
+        self,
+        listener: trio.socket.SocketType | None = None,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """`listener`: a socket that a test has made, in a network of its own."""
+        listener = listener or trio.socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         await listener.bind((self.host, self.port))
         listener.listen(64)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import trio
 
+from fakes.netns import Namespace
 from fakes.relay_server import FakeRelay
 
 PASSWORD = "correct horse"
@@ -21,7 +22,11 @@ SOON_S = 20.0
 class Terminal:
     """One terminal's state folder, and the commands that use it."""
 
-    def __init__(self, folder: Path, name: str, relay: FakeRelay, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, folder: Path, name: str, relay: FakeRelay, nursery: trio.Nursery, host: Namespace | None = None
+    ) -> None:
+        """`host`: the network namespace that it lives in."""
+        self.host = host
         self.folder = folder / name
         self.name = name
         self.relay = relay
@@ -29,7 +34,8 @@ class Terminal:
         self.said = ""
 
     def argv(self, verb: str, *more: str) -> list[str]:
-        return [sys.executable, "-m", "appliance", "terminal", verb, "--state", str(self.folder), *more]
+        argv = [sys.executable, "-m", "appliance", "terminal", verb, "--state", str(self.folder), *more]
+        return argv if self.host is None else self.host.argv(*argv)
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "POSTHOUSE_PASSWORD": PASSWORD, "PYTHONUNBUFFERED": "1"}
