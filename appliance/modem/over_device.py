@@ -71,6 +71,8 @@ class OverDevice:
         except ValueError:
             pass
         name = host.rstrip(".").lower()
+        if not name:
+            raise socket.gaierror(socket.EAI_NONAME, "an empty name is no name")
         async with self._asking.setdefault(name, trio.Lock()):  # jobs of one call ask for the same host
             if name not in self._known:
                 addresses = self._from_hosts(name) or await self._ask(name)
