@@ -110,6 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     queue.add_argument("action", nargs="?", choices=actions, help=text)
     queue.add_argument("id", nargs="?", metavar="ID", help="as `posthouse queue` lists them")
     verb("calls", _calls, "list the calls that were made", printing)
+    verb("terminals", _terminals, "list the terminals that are known and how they are reached", printing)
+    verb("peers", _peers, "list the links to other relay servers", printing)
+    why = verb("why", _why, "say what would happen to a call of a terminal now, and why")
+    why.add_argument("name", metavar="NAME", help="a terminal's name")
+    enrol = verb("enrol", _enrol, "forget a terminal's certificate and print what it logs in anew with")
+    enrol.add_argument("name", metavar="NAME", help="the name of a [[relay.account]]")
     terminal = verb("terminal", _terminal, "log this computer in to a relay server, reach others (terminal --help)")
     terminal.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="see `posthouse terminal --help`")
     verb("passwd", _passwd, "make the string for `password` in the configuration")
@@ -302,7 +308,36 @@ def _queue(arguments: argparse.Namespace) -> int:
 
 
 def _calls(arguments: argparse.Namespace) -> int:
-    result, code = _ask(arguments, "calls", {})
+    return _list(arguments, "calls")
+
+
+def _terminals(arguments: argparse.Namespace) -> int:
+    return _list(arguments, "terminals")
+
+
+def _peers(arguments: argparse.Namespace) -> int:
+    return _list(arguments, "peers")
+
+
+def _list(arguments: argparse.Namespace, verb: str) -> int:
+    """A verb that prints what it is answered; the view has its name."""
+    result, code = _ask(arguments, verb, {})
     if code == OK:
-        _show(arguments, result, "calls")
+        _show(arguments, result, verb)
+    return code
+
+
+def _why(arguments: argparse.Namespace) -> int:
+    return _say(arguments, "why")
+
+
+def _enrol(arguments: argparse.Namespace) -> int:
+    return _say(arguments, "enrol")
+
+
+def _say(arguments: argparse.Namespace, verb: str) -> int:
+    """A verb about NAME that is answered by a line."""
+    result, code = _ask(arguments, verb, {"name": arguments.name})
+    if code == OK:
+        _print(result)
     return code

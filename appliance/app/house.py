@@ -16,6 +16,7 @@ from appliance import __version__, events
 from appliance.app.lan import Pop3Part, SmtpPart
 from appliance.app.lines import CallerPart
 from appliance.app.network import DnsmasqPart, InterfacesPart
+from appliance.app.relay import RelayPart
 from appliance.app.verbs import Verbs
 from appliance.config.load import ConfigErrors, load
 from appliance.config.unbuilt import unbuilt
@@ -46,6 +47,7 @@ class House:
     config: Config
     config_file: Path
     caller: Caller = field(init=False)
+    relay: RelayPart = field(init=False)
     listeners: dict[str, list[str]] = field(default_factory=lambda: {"smtp": [], "pop3": [], "relay": []})
     supervisor: Supervisor = field(init=False)
     limits: ClientLimits = field(init=False)
@@ -55,7 +57,9 @@ class House:
     _replacing_late: trio.Lock = field(default_factory=trio.Lock)
 
     def __post_init__(self) -> None:
-        self.parts = (InterfacesPart(self), DnsmasqPart(self), SmtpPart(self), Pop3Part(self), CallerPart(self))
+        self.relay = RelayPart(self)
+        lan = (InterfacesPart(self), DnsmasqPart(self), SmtpPart(self), Pop3Part(self))
+        self.parts = (*lan, self.relay, CallerPart(self))
 
     async def run(self) -> None:
         """From nothing to ready to the end."""
@@ -167,4 +171,5 @@ class House:
     def _configure(self, config: Config) -> None:
         self.config = config
         self.core.configure(config)
+        self.relay.configure(config)
         self.limits.per_client, self.limits.total = config.mail.client_limit, config.mail.session_limit

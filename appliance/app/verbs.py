@@ -43,6 +43,10 @@ class Verbs:
             "queue-release": functools.partial(self._queue_hold, on=False),
             "queue-remove": self._queue_remove,
             "calls": self._calls,
+            "terminals": house.relay.terminals,
+            "peers": house.relay.peers,
+            "why": house.relay.why,
+            "enrol": house.relay.enrol,
         }
 
     async def _status(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
@@ -51,13 +55,13 @@ class Verbs:
         return {
             "site": self.house.config.site.name,
             "version": __version__,
-            "fingerprint": None,
+            "fingerprint": self.house.relay.fingerprint,
             "uptime_s": round(self.house.started.seconds_until(now)),
             "clock_trusted": core.clock.trusted,
             "line": self.house.caller.status(),
             "queue": queue_figures(core.office, now.wall),
             "users": len(self.house.config.user),
-            "terminals": {"local": 0, "remote": 0},
+            "terminals": self.house.relay.counts(),
             "peers": {"up": 0, "suspended": 0, "lost": 0, "never": 0},
             "services": self.house.supervisor.states(),
             "listeners": self.house.listeners,

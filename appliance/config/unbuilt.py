@@ -48,13 +48,10 @@ def _all(config: Config) -> Iterator[Found]:
             for key, is_set, what in _of_account(account):
                 yield ("user", i, "account", j, key), is_set, what
     relay = config.relay
-    yield ("relay", "listen"), relay.listen, "the relay server"
     for i, peer in enumerate(relay.peer):
-        yield ("relay", "peer", i), peer, "the relay server"
-    for i, relay_account in enumerate(relay.account):
-        yield ("relay", "account", i), relay_account, "the relay server"
+        yield ("relay", "peer", i), peer, "linking relay servers"
     for i, device in enumerate(relay.device):
-        yield ("relay", "device", i), device, "the relay server"
+        yield ("relay", "device", i), device, "logging devices in"
     yield ("alerts", "to"), config.alerts.to, "sending alerts"
     yield ("alerts", "every"), config.alerts.every_s is not None, "sending alerts"
     yield ("console", "password"), config.console.password, "the console"

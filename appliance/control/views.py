@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import tzinfo
 
-__all__ = ["Savings", "calls", "message", "progress", "queue", "savings", "size", "status", "why"]
+__all__ = ["Savings", "calls", "message", "peers", "progress", "queue", "savings", "size", "status", "terminals", "why"]
 
 
 def size(n: float) -> str:
@@ -63,6 +63,11 @@ def status(s: Mapping[str, Any], zone: tzinfo) -> str:
     lines.append(f"queue     {waiting}{' (' + ', '.join(extra) + ')' if extra else ''}")
     listeners = "; ".join(f"{k} {', '.join(v)}" for k, v in s["listeners"].items() if v)
     lines.append(f"LAN       {_count(s['users'], 'user')}; {listeners or 'no listener'}")
+    if s["listeners"]["relay"] or any(s["peers"].values()):
+        here, there = s["terminals"]["local"], s["terminals"]["remote"]
+        peers = ", ".join(f"{n} {state}" for state, n in s["peers"].items() if n) or "none"
+        lines.append(f"relay     {_count(here, 'terminal')} here, {there} elsewhere; peers: {peers}")
+        lines.append(f"          {s['fingerprint']}")
     troubled = [f"{name} {state}" for name, state in s["services"].items() if state != "running"]
     lines.append(f"services  {', '.join(troubled) if troubled else 'all running'}")
     return "\n".join(lines)
@@ -140,6 +145,31 @@ def calls(ledger: Sequence[Mapping[str, Any]], zone: tzinfo) -> str:
             )
         )
     return table(rows) + "\n" + savings(ledger).sentence
+
+
+def terminals(rows: Sequence[Mapping[str, Any]], zone: tzinfo) -> str:
+    """`posthouse terminals`."""
+    if not rows:
+        return "no terminal has logged in yet"
+    out = [("NAME", "PRESENCE", "SINCE", "AT", "VIA", "SERVICES")]
+    for r in rows:
+        presence = r["presence"] + (f", back {when(r['back_at'], zone)}" if r["back_at"] else "")
+        via = " > ".join(clean(hop) for hop in reversed(r["path"])) or "-"
+        services = ", ".join(clean(s) for s in r["services"]) or "-"
+        out.append((clean(r["name"]), presence, when(r["since"], zone), clean(r["relay"]), via, services))
+    return table(out)
+
+
+def peers(rows: Sequence[Mapping[str, Any]], zone: tzinfo) -> str:
+    """`posthouse peers`."""
+    if not rows:
+        return "no peer is configured"
+    out = [("NAME", "ADDRESS", "STATE", "SINCE", "BACK", "ENTRIES", "IN", "OUT")]
+    for r in rows:
+        moved = (str(r["entries"]), size(r["bytes_in"]), size(r["bytes_out"]))
+        times = (when(r["since"], zone), when(r["back_at"], zone))
+        out.append((clean(r["name"]), r["address"] or "they call us", r["state"], *times, *moved))
+    return table(out)
 
 
 _WHY: Final = {

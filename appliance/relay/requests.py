@@ -59,10 +59,12 @@ RUNG_LIMIT: Final = 4096
 class Callee(Protocol):
     """A terminal that is logged in here, or a device."""
 
-    services: Sequence[str]
-    name: str
-    certificate: bytes
-
+    @property
+    def services(self) -> Sequence[str]: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def certificate(self) -> bytes: ...
     def send(self, kind: str, body: Mapping[str, Any]) -> None: ...
 
 

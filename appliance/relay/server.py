@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import socket
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -85,19 +84,17 @@ class RelayServer:
         self.tickets = Tickets()
         self.circuits = Circuits(self.epoll, idle_limit_s=config.idle_limit_s)
         self.enrolment = Enrolment(enrolments, verify)
-        self.enrolment.passwords = {account.name: account.password for account in config.account}
         self.table = table
-        self._may_call = {account.name: account.may_call for account in config.account}
         self._of_terminal: dict[str, int] = {}
-        self._nursery: trio.Nursery
+        self._nursery: trio.Nursery | None = None
         self.terminals = Terminals(
             site=site,
             enrolment=self.enrolment,
             table=table,
             timers=self.timers,
             prove=functools.partial(prove_login, identity.der),
-            start=self._start,
-            may_see=self.may_call,
+            start=self.start,
+            may_see=table.may_call,
             replace_others=config.duplicate_login == "replace",
             encode=encode,
         )
@@ -116,7 +113,7 @@ class RelayServer:
             self.timers,
             find=table.find,
             place=self.requests.place,
-            start=self._start,
+            start=self.start,
             changed=line_wanted,
         )
         self.listener = Listener(
@@ -127,6 +124,7 @@ class RelayServer:
             greet={"terminal": self.terminals.greet},
             over_line=over_line,
         )
+        self.configure(config)
 
     async def run(
         self, sockets: Sequence[socket.socket], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -141,6 +139,7 @@ class RelayServer:
                     nursery.start_soon(part)
                 task_status.started()
         finally:
+            self._nursery = None
             self.close()
 
     async def drain(self) -> None:
@@ -155,14 +154,17 @@ class RelayServer:
         self.requests.close()
         self.epoll.close()
 
+    def configure(self, config: Relay) -> None:
+        """Takes over what may change while it runs: accounts and the limit of idleness."""
+        self.enrolment.passwords = {account.name: account.password for account in config.account}
+        self.circuits.idle_limit_s = config.idle_limit_s
+        for name in [n for n in self.terminals.online if n not in self.enrolment.passwords]:
+            self.terminals.forget(name)
+
     def table_changed(self, names: Sequence[str]) -> None:
         """The entries of these names, or the ways to them, are other ones."""
         self.terminals.changed(names)
         self.waiting.table_changed(names)
-
-    def may_call(self, caller: str, callee: str) -> bool:
-        """By the caller's `may_call`."""
-        return any(fnmatchcase(callee, pattern) for pattern in self._may_call.get(caller, ()))
 
     async def enrol(self, name: str) -> str:
         """Forgets the name's certificate and ends its login; -> a one-time password. Raises OSError."""
@@ -171,8 +173,9 @@ class RelayServer:
         return password
 
     # ---- circuits
-    def _start(self, work: Callable[[], Awaitable[None]]) -> None:
-        self._nursery.start_soon(work)
+    def start(self, work: Callable[[], Awaitable[None]]) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(work)
 
     def _join(self, first: int, second: int, request: Request) -> None:
         ask = request.ask

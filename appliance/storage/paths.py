@@ -27,12 +27,14 @@ class StatePaths:
         self.mail = root / "mail"
         self.ledger = root / "ledger"
         self.fetched = root / "fetched"
+        self.relay = root / "relay"
         self.keys = root / "keys"
         self.version = root / "version"
 
     def make(self, disk: Disk) -> None:
         """Makes the folders that are missing."""
-        for folder in (self.incoming, self.queue, self.hold, self.corrupt, self.mail, self.fetched, self.keys):
+        spool = (self.incoming, self.queue, self.hold, self.corrupt)
+        for folder in (*spool, self.mail, self.fetched, self.relay, self.keys):
             disk.mkdir(folder)
 
 

@@ -334,7 +334,7 @@ async def test_the_same_file_changes_nothing(running: Running, caplog: pytest.Lo
         (lambda good: "[[[", "posthouse.toml:1: "),
         (lambda good: None, "can't be read"),
         (lambda good: good + 'profile = "gsm"\n', 'the profile "gsm" is not built yet'),
-        (lambda good: good + "[relay]\nlisten = ['0.0.0.0:7400']\n", "the relay server is not built yet"),
+        (lambda good: good + "[console]\nssh = true\n", "the console over ssh is not built yet"),
     ],
 )
 async def test_a_bad_file_keeps_the_old_configuration(

@@ -45,10 +45,8 @@ UNBUILT = [
         ACCOUNT + 'protocol = "pop3"\ncheck_every = "1d"',
         ["user[0].account[0].check_every: fetching less often than at each call"],
     ),
-    ('[relay]\nlisten = ["127.0.0.1:7400"]', ["relay.listen: the relay server"]),
-    ('[[relay.peer]]\nname = "hub"\nsecret = "hex"', ["relay.peer[0]: the relay server"]),
-    ('[[relay.account]]\nname = "pc1"', ["relay.account[0]: the relay server"]),
-    ('[[relay.device]]\nname = "plc1"', ["relay.device[0]: the relay server"]),
+    ('[[relay.peer]]\nname = "hub"\nsecret = "hex"', ["relay.peer[0]: linking relay servers"]),
+    ('[[relay.device]]\nname = "plc1"', ["relay.device[0]: logging devices in"]),
     (
         '[alerts]\nto = "a@b.example"\nevery = "7d"',
         ["alerts.to: sending alerts", "alerts.every: sending alerts"],
@@ -76,6 +74,7 @@ BUILT = [
     'unknown = "upstream"\ntrusted_networks = ["127.0.0.0/8"]\nplaintext_login = true\n'
     '[[mail.alias]]\naddress = "a@harbour.example"\nto = ["b@c.example"]\n[[mail.smarthost]]\nhost = "h"',
     '[budget]\nurgent_reserve = 0\nper_day = ""',
+    '[relay]\nlisten = ["127.0.0.1:7400"]\n[[relay.account]]\nname = "pc1"',
     '[relay]\nduplicate_login = "refuse"\nforget_after = "1d"\nidle_limit = ""\n[console]\nidle = "1m"',
     ACCOUNT + 'protocol = "pop3"\nkeep = true\nbacklog = "all"\nfolder = "INBOX"\n',
     '[[user]]\nname = "u"\nquota = "500MiB"',
