@@ -19,10 +19,11 @@ import trio
 
 from appliance.events import clean
 from appliance.protocol.relay import fingerprint
-from appliance.terminal import circuit, sentences
+from appliance.terminal import sentences
 from appliance.terminal.dial import Endpoint, JoinRefused, Unreachable, join, open_tcp
-from appliance.terminal.sealing import SealingError
 from appliance.terminal.state import StateError
+from appliance.transport import circuit
+from appliance.transport.sealing import SealingError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

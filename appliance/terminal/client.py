@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from appliance.protocol.relay import fingerprint
-from appliance.terminal import circuit, sentences
+from appliance.terminal import sentences
 from appliance.terminal.dial import Endpoint, JoinRefused, Unreachable, join
 from appliance.terminal.holder import Holder
 from appliance.terminal.local import Gone, NoHolder, Refused, ask
-from appliance.terminal.sealing import SealingError, WrongCertificate
+from appliance.transport import circuit
+from appliance.transport.sealing import SealingError, WrongCertificate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-    from appliance.terminal.sealing import Sealed
     from appliance.terminal.session import Credentials
     from appliance.terminal.state import State
+    from appliance.transport.sealing import Sealed
 
 __all__ = ["Client", "NoConnection", "Opened", "connecting"]
 

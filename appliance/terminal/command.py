@@ -241,8 +241,8 @@ def _last_credentials(state: State) -> Credentials:
 
 
 async def _connect(arguments: argparse.Namespace, client: Client) -> int:
-    from appliance.terminal import circuit
     from appliance.terminal.standard import StandardStreams
+    from appliance.transport import circuit
 
     to, service = arguments.name, arguments.service
     opened = await client.open(to, service, arguments.wait)

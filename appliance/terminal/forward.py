@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from appliance.terminal import circuit, sentences
+from appliance.terminal import sentences
 from appliance.terminal.client import Client, NoConnection
+from appliance.transport import circuit
 from appliance.transport.listen import accept
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
-from appliance.terminal import circuit
-from appliance.terminal.sealing import Sealed, WrongCertificate
+from appliance.transport import circuit
+from appliance.transport.sealing import Sealed, WrongCertificate
 from fakes.circuit import Held, Key, make_key, tcp_pair
 
 Socket = trio.socket.SocketType

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from appliance.terminal.sealing import CHUNK, PREFIX, READ_BYTES, Sealed, SealingError
+from appliance.transport.sealing import CHUNK, PREFIX, READ_BYTES, Sealed, SealingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -112,14 +112,8 @@ async def send_all(sock: trio.socket.SocketType, data: bytes | memoryview) -> No
 # ---- the beginning
 async def seal(sock: trio.socket.SocketType, own: Path, other: bytes, *, caller: bool) -> Sealed:
     """The handshake in a joined data connection. Raises NotConnected, SealingError, and OSError for `own`."""
-    for option, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
-        ("TCP_KEEPINTVL", KEEPALIVE_EVERY_S),
-        ("TCP_KEEPCNT", KEEPALIVE_COUNT),
-    ):
-        if hasattr(socket, option):  # not everywhere
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        _keep_alive(sock)
     sealed = Sealed(own, other, caller=caller)
     try:
         with trio.fail_after(HANDSHAKE_S):
@@ -135,6 +129,17 @@ async def seal(sock: trio.socket.SocketType, own: Path, other: bytes, *, caller:
     except trio.TooSlowError:
         raise NotConnected(f"no handshake within {HANDSHAKE_S:g} s") from None
     return sealed
+
+
+def _keep_alive(sock: trio.socket.SocketType) -> None:
+    for option, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+        ("TCP_KEEPINTVL", KEEPALIVE_EVERY_S),
+        ("TCP_KEEPCNT", KEEPALIVE_COUNT),
+    ):
+        if hasattr(socket, option):  # not everywhere
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 async def tell_go(sock: trio.socket.SocketType, sealed: Sealed) -> None:

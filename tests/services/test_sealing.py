@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.terminal.sealing import CHUNK, PREFIX, Sealed, SealingError, WrongCertificate
+from appliance.transport.sealing import CHUNK, PREFIX, Sealed, SealingError, WrongCertificate
 from fakes.circuit import Key, make_key
 
 
@@ -166,7 +166,7 @@ def test_another_protocol_is_refused(
 ) -> None:
     one, two, _ = keys
     callee = Sealed(two.pem, one.certificate, caller=False)
-    monkeypatch.setattr("appliance.terminal.sealing.ALPN", alpn[0] if alpn else "x")
+    monkeypatch.setattr("appliance.transport.sealing.ALPN", alpn[0] if alpn else "x")
     caller = Sealed(one.pem, two.certificate, caller=True)
     monkeypatch.undo()
     with pytest.raises(SealingError):
