@@ -4,6 +4,7 @@ call is under way.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import trio
@@ -65,14 +66,16 @@ class CallerPart:
 
 def _way(line: Line, secrets: Mapping[str, str]) -> Way:
     """A `[[line]]` and what it goes over, or why it can't be used."""
-    if line.kind is LineKind.INTERFACE:
-        return Way(line, DeviceLine(line))
-    if line.bearer is Bearer.NONE:
-        return Way(line, ModemLine(line))
     secret = secrets.get(line.ppp_secret, "")
+    # Sixteen bits of a digest tell another login from this one, and tell a reader of the ledger nothing of it.
+    identity = hashlib.sha256(repr((line, secret)).encode()).hexdigest()[:4]
+    if line.kind is LineKind.INTERFACE:
+        return Way(line, DeviceLine(line), identity=identity)
+    if line.bearer is Bearer.NONE:
+        return Way(line, ModemLine(line), identity=identity)
     why = unfit(line.profile, line.ppp_login, secret)
     if why:
         why = f"ppp_login or ppp_secret can't be used: {why}"
         events.emit(events.LINE_NOT_USABLE, line=line.name, why=why)
         return Way(line, None, why)
-    return Way(line, ModemLine(line, network=PppNetwork(line, secret)))
+    return Way(line, ModemLine(line, network=PppNetwork(line, secret)), identity=identity)

@@ -319,5 +319,10 @@ class Caller:
 def _way_out(way: Way) -> WayOut:
     line = way.config
     return WayOut(
-        line.name, line.numbers, line.country, way.unusable, dials_numbers=line.kind is not LineKind.INTERFACE
+        line.name,
+        line.numbers,
+        line.country,
+        way.unusable,
+        dials_numbers=line.kind is not LineKind.INTERFACE,
+        identity=way.identity,
     )

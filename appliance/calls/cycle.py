@@ -75,11 +75,13 @@ _PREPARE_AGAIN: Final = frozenset({Outcome.MODEM_SILENT, Outcome.MODEM_ERROR, Ou
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A `[[line]]` and what is dialled with. `unusable`: why it can't be dialled at all, "" when it can."""
+    """A `[[line]]` and what is dialled with. `unusable`: why it can't be dialled at all, "" when it can. `identity`
+    changes when what it logs in with does."""
 
     config: model.Line
     line: call.Line | None
     unusable: str = ""
+    identity: str = ""
 
 
 def state_after(outcome: Outcome) -> LineState:
@@ -144,6 +146,7 @@ class Cycle:
         self._verdict: Outcome | None = None
         self._outcome = Outcome.HUNG_UP
         self._put_down = False
+        self._identity = ""
         self._left: set[str] = set()
         self._reached: set[str] = set()
         self._busy: set[str] = set()
@@ -188,7 +191,10 @@ class Cycle:
                 self._enter(state_after(self._outcome))
                 job_done = bool(self._reached - self._left)
                 put_down = self._put_down and self._outcome is Outcome.HUNG_UP
-                await self._ledger.end(entry, self._outcome, ended, job_done=job_done, put_down=put_down)
+                identity = self._identity if self._outcome is Outcome.LOGIN_REFUSED else ""
+                await self._ledger.end(
+                    entry, self._outcome, ended, job_done=job_done, put_down=put_down, identity=identity
+                )
                 self._report(entry, self._outcome)
         return entry
 
@@ -200,7 +206,7 @@ class Cycle:
         outcome = Outcome.NO_NETWORK
         for way in self._ways:
             assert way.line is not None
-            self._line, self.name = way.line, way.config.name
+            self._line, self.name, self._identity = way.line, way.config.name, way.identity
             self._enter(LineState.DIALLING)
             try:
                 result = await self._dial(way, way.line, entry)

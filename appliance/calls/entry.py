@@ -23,7 +23,8 @@ class Entry:
 
     `line` and `number` are the last that were tried. `due`: the occurrence of `schedule.at` (Unix seconds) that
     the call serves. `seen`: the last moment at which the call is known to have been under way. `job_done`: a job
-    reached its server and left nothing. `put_down`: `posthouse hangup` ended it.
+    reached its server and left nothing. `put_down`: `posthouse hangup` ended it. `identity`: of the way whose login was
+    refused (`cycle.Way`).
     """
 
     id: int
@@ -41,6 +42,7 @@ class Entry:
     tally: Tally = field(default_factory=Tally)
     job_done: bool = False
     put_down: bool = False
+    identity: str = ""
 
     @property
     def duration_s(self) -> float:
@@ -92,6 +94,7 @@ class Entry:
             "tally": asdict(self.tally),
             "job_done": self.job_done,
             "put_down": self.put_down,
+            "identity": self.identity,
         }
 
     @classmethod
@@ -112,6 +115,7 @@ class Entry:
             tally=Tally(**record["tally"]),
             job_done=bool(record.get("job_done")),
             put_down=bool(record.get("put_down")),
+            identity=str(record.get("identity", "")),
         )
 
 
@@ -128,7 +132,8 @@ class Summary:
     occurrence of `schedule.at` that the last call of that reason served. `failures`: how far the ladder has been
     climbed. `fruitless`: the last automatic call was connected and moved nothing. `unmet`: the reasons of the
     automatic ones among the failures. `fetch_tries`: failed automatic calls in a row since the last of them that a
-    purpose of `FETCHING` caused. `dials`: for the redial rules.
+    purpose of `FETCHING` caused. `login_refused`: the identity of the last call's way, if its login was refused.
+    `dials`: for the redial rules.
     """
 
     last_end: Mark | None = None
@@ -141,6 +146,7 @@ class Summary:
     fruitless: bool = False
     unmet: frozenset[Reason] = frozenset()
     fetch_tries: int = 0
+    login_refused: str | None = None
     dials: tuple[Dial, ...] = ()
 
     def after(self, entry: Entry) -> Summary:
@@ -154,6 +160,7 @@ class Summary:
             served_end=entry.ended if served else self.served_end,
             every_from=entry.ended if served or entry.reason is Reason.EVERY else self.every_from,
             put_down=None,
+            login_refused=entry.identity if entry.outcome is Outcome.LOGIN_REFUSED else None,
             at_done=self.at_done if entry.due is None else entry.due,
         )
         if complete:

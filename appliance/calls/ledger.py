@@ -166,10 +166,18 @@ class Ledger:
         await self._append({"t": "mark", "id": entry.id, "at": mark_record(now), "tally": asdict(entry.tally)})
 
     async def end(
-        self, entry: Entry, outcome: Outcome, now: Mark, *, job_done: bool = False, put_down: bool = False
+        self,
+        entry: Entry,
+        outcome: Outcome,
+        now: Mark,
+        *,
+        job_done: bool = False,
+        put_down: bool = False,
+        identity: str = "",
     ) -> None:
         """The line is on-hook; the rest as in `Entry`."""
         entry.ended, entry.outcome, entry.job_done, entry.put_down = now, outcome, job_done, put_down
+        entry.identity = identity
         self._summary = self._summary.after(entry)
         entries = list(self._entries)
         dropped = await self._append({"t": "end", **entry.as_record()}, lambda: self._shorten(entries))

@@ -32,6 +32,8 @@ first in the table is the call's reason; where none is, the earliest of all is t
   then waits for `min_gap` or the ladder's first step, whichever is longer.
 - Messages that a server has deferred cause no call until `Prospect.deferred_until`: nothing is planned for them, but
   that is a moment to look again (`Decision.look`).
+- A call whose login was refused is the last automatic one until somebody calls by hand or the line logs in with
+  something else: a provider locks an account that keeps trying.
 - An `at` that fell while no Posthouse ran is not made up; one that something held is called as soon as it may.
 - While the clock is untrusted, `at` and `windows` are ignored (DESIGN §2).
 
@@ -69,13 +71,14 @@ CLOCK_SLACK_S: Final = 3600.0
 @dataclass(frozen=True, slots=True)
 class WayOut:
     """A `[[line]]` as the policy sees it. `unusable`: why it can't be dialled at all, "" when it can. A line that is up
-    by itself `dials_numbers` not."""
+    by itself `dials_numbers` not. `identity`: of what it logs in with."""
 
     name: str
     numbers: tuple[str, ...]
     country: str = ""
     unusable: str = ""
     dials_numbers: bool = True
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +244,8 @@ def _first_allowed(
     now, schedule, zone = times.now.wall, settings.schedule, settings.zone
     holds: list[_Hold] = [rules] if rules else []
     automatic = cause.reason is not Reason.BY_HAND
+    if automatic and any(way.identity == past.login_refused for way in settings.ways):
+        return None, f"{cause.text}; the provider refused the login: mend it, or `posthouse dial`"
     if automatic and past.failures and past.last_end is not None:
         until = times.wall_of(past.last_end) + retry_wait_s(schedule, past)
         failed = _count(past.failures, "failed call", "")

@@ -251,3 +251,15 @@ async def test_an_interface_that_went_is_no_dial_too_many(bench: Bench) -> None:
     line = FakeLine("wwan", dials=[Dialled(Outcome.NO_NETWORK, text="wwan0 has no address")])
     entry = await bench.cycle(Way(DEVICE, line)).run()
     assert (len(entry.dials), entry.outcome) == (2, Outcome.NO_NETWORK)
+
+
+async def test_the_ledger_knows_whose_login_was_refused(tmp_path: Path, autojump_clock: MockClock) -> None:
+    bench = Bench(tmp_path, autojump_clock)
+    for step, identity in ((Outcome.LOGIN_REFUSED, "1a2b"), (Outcome.NEGOTIATION_FAILED, None)):
+        line = FakeLine(negotiate=[step])
+        await bench.cycle(Way(MODEM, line, identity="1a2b")).run()
+        assert bench.ledger.summary().login_refused == identity
+        again = Ledger(InlineCommitter(Disk(), tmp_path), StatePaths(tmp_path))  # type: ignore[arg-type]
+        again.open()
+        assert again.summary().login_refused == identity
+        again.close()

@@ -446,6 +446,27 @@ def test_redial_rules_are_per_number_and_a_connected_call_is_no_redial() -> None
     assert decide(settings(OFF, one), WAITING, connected, times(), BY_HAND).reason is Reason.BY_HAND
 
 
+@pytest.mark.parametrize("schedule", [Schedule(queued_messages=1), Schedule(), Schedule(every_s=HOUR)])
+def test_a_refused_login_stops_automatic_calls(schedule: Schedule) -> None:
+    """Until somebody calls by hand, whatever comes of that but another refusal; or the line logs in with another."""
+    way, changed = replace(PSTN, identity="1a2b"), replace(PSTN, identity="3c4d")
+    refused = replace(ended(Outcome.LOGIN_REFUSED, sent=0, at=NOON - 2 * DAY), identity="1a2b")
+
+    def planned(summary: Summary, by: WayOut = way) -> Decision:
+        return decide(settings(schedule, by), URGENT, summary, times())
+
+    assert planned(past()).reason is not None
+    stopped = planned(past(refused))
+    assert (stopped.reason, stopped.next.at) == (None, None)
+    assert "the provider refused the login" in stopped.next.reason
+    assert decide(settings(schedule, way), URGENT, past(refused), times(), BY_HAND).reason is Reason.BY_HAND
+    assert planned(past(refused), changed).reason is not None
+    for outcome in Outcome:
+        by_hand = replace(ended(outcome, Reason.BY_HAND, at=NOON - DAY, sent=0), identity="1a2b")
+        again = planned(past(refused, by_hand))
+        assert (again.next.at is None) == (outcome is Outcome.LOGIN_REFUSED), outcome
+
+
 def test_intervals_are_the_boot_clocks() -> None:
     clock = FakeClock(NOON)
     schedule = replace(OFF, every_s=HOUR)
