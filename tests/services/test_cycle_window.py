@@ -89,7 +89,7 @@ def up(name: str = "pstn") -> FakeLine:
     return line
 
 
-async def test_the_window_is_open_while_the_network_is_up(bench: Bench) -> None:
+async def test_the_window_is_open_while_the_network_is_up(bench: Bench, autojump_clock: MockClock) -> None:
     line = up()
     entry = await bench.cycle(Way(MODEM, line), window=FakeWindow(line), jobs=[Job()]).run()
     assert entry.outcome is Outcome.COMPLETE
@@ -105,7 +105,7 @@ async def test_the_window_is_open_while_the_network_is_up(bench: Bench) -> None:
     ],
     ids=["prepare", "dial", "negotiate"],
 )
-async def test_a_call_that_does_not_come_up_opens_none(bench: Bench, line: FakeLine) -> None:
+async def test_a_call_that_does_not_come_up_opens_none(bench: Bench, autojump_clock: MockClock, line: FakeLine) -> None:
     await bench.cycle(Way(MODEM, line), window=FakeWindow(line)).run()
     assert not [entry for entry in line.log if entry.startswith("window")]
 
@@ -114,7 +114,7 @@ async def test_a_call_that_does_not_come_up_opens_none(bench: Bench, line: FakeL
     ("step", "said"), [(OSError("nft: no such table"), "no such table"), (BLOCK, "not opened within 5 s")]
 )
 async def test_a_window_that_does_not_open_ends_the_call(
-    bench: Bench, step: object, said: str, caplog: pytest.LogCaptureFixture
+    bench: Bench, autojump_clock: MockClock, step: object, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     line, job = up(), Job()
     began = trio.current_time()
@@ -127,7 +127,7 @@ async def test_a_window_that_does_not_open_ends_the_call(
 
 @pytest.mark.parametrize(("step", "said"), [(OSError("netlink: busy"), "busy"), (BLOCK, "not closed within 5 s")])
 async def test_a_window_that_does_not_close_keeps_no_line_up(
-    bench: Bench, step: object, said: str, caplog: pytest.LogCaptureFixture
+    bench: Bench, autojump_clock: MockClock, step: object, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     line = up()
     entry = await bench.cycle(Way(MODEM, line), window=FakeWindow(line, closes=step), jobs=[Job()]).run()
@@ -160,7 +160,7 @@ async def test_the_window_is_closed_however_the_call_ends(
     assert line.log.count("window shut") == 1
 
 
-async def test_bytes_are_the_devices_where_there_is_one(bench: Bench) -> None:
+async def test_bytes_are_the_devices_where_there_is_one(bench: Bench, autojump_clock: MockClock) -> None:
     line = up()
     line.figures = (100, 50)
 
@@ -178,7 +178,7 @@ async def test_bytes_are_the_devices_where_there_is_one(bench: Bench) -> None:
     assert (entry.tally.bytes_in, entry.tally.bytes_out) == (1014, 514)
 
 
-async def test_the_last_calls_bytes_are_not_this_ones(bench: Bench) -> None:
+async def test_the_last_calls_bytes_are_not_this_ones(bench: Bench, autojump_clock: MockClock) -> None:
     line = FakeLine(dials=[Outcome.BUSY])
     line.figures = (4000, 3000)
     entry = await bench.cycle(Way(MODEM, line)).run()
@@ -212,7 +212,7 @@ async def test_streams_are_metered_only_where_no_device_counts(tmp_path: Path, f
 # ---- lines without numbers
 
 
-async def test_a_line_without_numbers_is_dialled_once_with_none(bench: Bench) -> None:
+async def test_a_line_without_numbers_is_dialled_once_with_none(bench: Bench, autojump_clock: MockClock) -> None:
     line = FakeLine("wwan")
     entry = await bench.cycle(Way(DEVICE, line), jobs=[Job()]).run()
     assert line.log == ["prepare", "dial", "negotiate", "hang_up"]
@@ -232,7 +232,14 @@ async def test_a_line_without_numbers_is_dialled_once_with_none(bench: Bench) ->
 )
 @pytest.mark.parametrize("turned", [False, True])
 async def test_a_later_line_only_after_the_earlier_ones_attempts(
-    bench: Bench, modem: dict, device: dict, line: str, dials: int, outcome: Outcome, turned: bool
+    bench: Bench,
+    autojump_clock: MockClock,
+    modem: dict,
+    device: dict,
+    line: str,
+    dials: int,
+    outcome: Outcome,
+    turned: bool,
 ) -> None:
     """Mixed kinds, in both orders."""
     first, second = FakeLine("pstn", **modem), FakeLine("wwan", **device)
@@ -246,7 +253,7 @@ async def test_a_later_line_only_after_the_earlier_ones_attempts(
     assert first.log.count("prepare") == 1
 
 
-async def test_an_interface_that_went_is_no_dial_too_many(bench: Bench) -> None:
+async def test_an_interface_that_went_is_no_dial_too_many(bench: Bench, autojump_clock: MockClock) -> None:
     """`attempts` counts for it as for a modem."""
     line = FakeLine("wwan", dials=[Dialled(Outcome.NO_NETWORK, text="wwan0 has no address")])
     entry = await bench.cycle(Way(DEVICE, line)).run()
