@@ -178,6 +178,9 @@ CIRCUIT_FAILED = Event(
     "circuit {caller} to {callee} {service}: {why}",
     "Too many circuits or files are open.",
 )
+DEVICE_ONLINE = Event("device-online", _I, "device {device} answers: it is logged in")
+DEVICE_OFFLINE = Event("device-offline", _W, "device {device} does not answer", "Look at the device and its services.")
+DEVICE_CIRCUIT_BROKEN = Event("device-circuit-broken", _I, "circuit of device {device} to {call} broke: {why}")
 CIRCUIT_UP = Event("circuit-up", _I, "circuit {caller} to {callee} {service} is up")
 CIRCUIT_ENDED = Event(
     "circuit-ended",

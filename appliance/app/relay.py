@@ -16,7 +16,7 @@ from appliance.clock import rfc3339
 from appliance.config.passwords import verify_password
 from appliance.control.server import ControlError
 from appliance.relay.directory import Directory
-from appliance.relay.identity import own_identity, server_context
+from appliance.relay.identity import device_identity, own_identity, server_context
 from appliance.relay.records import Records
 from appliance.relay.server import RelayServer
 from appliance.transport.listen import Address, open_listeners, parse_address
@@ -70,8 +70,12 @@ class RelayPart:
             waiting=records["waiting"],
             verify=verify_password,
             clock=core.clock,
+            device_counter=lambda name: directory.known_counter(name) + 1,
         )
-        directory.local = lambda name: server.terminals.online.get(name)
+        for device in config.relay.device:
+            own = await trio.to_thread.run_sync(device_identity, core.disk, core.paths.keys, device.name)
+            server.devices.add(device, own.key, own.der, own.digest)
+        directory.local = server.here
         directory.start = server.start
         directory.changed = server.table_changed
         self.configure(config)

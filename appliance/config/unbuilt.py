@@ -50,8 +50,6 @@ def _all(config: Config) -> Iterator[Found]:
     relay = config.relay
     for i, peer in enumerate(relay.peer):
         yield ("relay", "peer", i), peer, "linking relay servers"
-    for i, device in enumerate(relay.device):
-        yield ("relay", "device", i), device, "logging devices in"
     yield ("alerts", "to"), config.alerts.to, "sending alerts"
     yield ("alerts", "every"), config.alerts.every_s is not None, "sending alerts"
     yield ("console", "password"), config.console.password, "the console"

@@ -51,6 +51,7 @@ class Directory:
         self._entries: dict[str, _Entry] = {}
         self._may_call: dict[str, tuple[str, ...]] = {}
         self._callers: dict[str, tuple[str, ...]] = {}
+        self._devices: frozenset[str] = frozenset()
         self.local: Callable[[str], Callee | None] = lambda name: None
         self.start: Callable[[Callable[[], Awaitable[None]]], None] = lambda work: None
         self.changed: Callable[[Sequence[str]], None] = lambda names: None
@@ -62,6 +63,7 @@ class Directory:
     def configure(self, config: Relay) -> None:
         self._may_call = {account.name: account.may_call for account in config.account}
         self._callers = {account.name: account.callers for account in config.account}
+        self._devices = frozenset(device.name for device in config.device)
         self._callers |= {device.name: device.callers for device in config.device}
 
     # ---- logins
@@ -112,6 +114,8 @@ class Directory:
                 "services": list(entry.services), "back_in": None}  # fmt: skip
 
     def find(self, name: str) -> Found | None:
+        if name in self._devices:
+            return Found("online")  # a call tries it, whatever the last one found
         entry = self._entries.get(name)
         return Found(entry.presence) if entry is not None else None
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from appliance import events
 from appliance.transport import self_signed
 
 if TYPE_CHECKING:
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
     from appliance.storage.disk import Disk
 
-__all__ = ["Identity", "own_identity", "server_context"]
+__all__ = ["Identity", "device_identity", "own_identity", "server_context"]
+
+_END: Final = "-----END CERTIFICATE-----"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,11 @@ class Identity:
     certificate: Path
     key: Path
     der: bytes
+
+    @property
+    def digest(self) -> bytes:
+        """As the wire has it."""
+        return hashlib.sha256(self.der).digest()
 
     @property
     def fingerprint(self) -> str:
@@ -36,11 +44,25 @@ def own_identity(disk: Disk, keys: Path, name: str, subject: str) -> Identity:
     certificate, key = keys / f"{name}.pem", keys / f"{name}.key"
     if not (certificate.exists() and key.exists()):
         self_signed.make_files([subject], certificate, key, disk.replace_file)
+    return Identity(certificate, key, _der(certificate, certificate.read_text(encoding="ascii")))
+
+
+def device_identity(disk: Disk, keys: Path, name: str) -> Identity:
+    """A device's: one file has both, as who ends its circuits wants it. Blocks; raises OSError."""
+    both = keys / f"device-{name}.pem"
+    if not both.exists():
+        certificate, key = self_signed.in_a_child([name])
+        disk.replace_file(both, certificate + key)
+        events.emit(events.CERTIFICATE_MADE, names=name, file=both)
+    text = both.read_text(encoding="ascii")
+    return Identity(both, both, _der(both, text[: text.find(_END) + len(_END)]))
+
+
+def _der(file: Path, pem: str) -> bytes:
     try:
-        der = ssl.PEM_cert_to_DER_cert(certificate.read_text(encoding="ascii").strip())
+        return ssl.PEM_cert_to_DER_cert(pem.strip())
     except ValueError as error:
-        raise OSError(f"cannot use the certificate {certificate}: {error}") from error
-    return Identity(certificate, key, der)
+        raise OSError(f"cannot use the certificate {file}: {error}") from error
 
 
 def server_context(identity: Identity) -> ssl.SSLContext:

@@ -16,6 +16,7 @@ import trio
 from appliance import events
 from appliance.protocol.relay import encode
 from appliance.relay.circuits import Circuits, TooManyCircuits
+from appliance.relay.devices import Devices
 from appliance.relay.enrolment import Enrolment
 from appliance.relay.epoll import EpollSet
 from appliance.relay.listener import Listener
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from appliance.relay.circuits import Circuit
     from appliance.relay.identity import Identity
     from appliance.relay.request import Link, Request
+    from appliance.relay.requests import Callee
 
 __all__ = ["CircuitLabel", "RelayServer"]
 
@@ -75,6 +77,7 @@ class RelayServer:
         waiting: Records,
         verify: Callable[[str, str], bool],
         clock: Clock,
+        device_counter: Callable[[str], int] = lambda name: 1,
         over_line: Callable[[str], bool] = lambda address: False,
         line_wanted: Callable[[], None] = lambda: None,
     ) -> None:
@@ -116,6 +119,9 @@ class RelayServer:
             start=self.start,
             changed=line_wanted,
         )
+        self.devices = Devices(
+            table=table, tickets=self.tickets, requests=self.requests, counter=device_counter, start=self.start
+        )
         self.listener = Listener(
             self.epoll,
             self.timers,
@@ -135,7 +141,7 @@ class RelayServer:
                 self._nursery = nursery
                 self.listener.open(sockets)
                 self.waiting.load()
-                for part in (self.epoll.run, self.timers.run, self.circuits.run):
+                for part in (self.epoll.run, self.timers.run, self.circuits.run, self.devices.run):
                     nursery.start_soon(part)
                 task_status.started()
         finally:
@@ -160,6 +166,10 @@ class RelayServer:
         self.circuits.idle_limit_s = config.idle_limit_s
         for name in [n for n in self.terminals.online if n not in self.enrolment.passwords]:
             self.terminals.forget(name)
+
+    def here(self, name: str) -> Callee | None:
+        """The terminal or the device of this name that is online here."""
+        return self.terminals.online.get(name) or self.devices.get(name)
 
     def table_changed(self, names: Sequence[str]) -> None:
         """The entries of these names, or the ways to them, are other ones."""

@@ -52,6 +52,8 @@ class LocalTable:
     def find(self, name: str) -> Found | None:
         if name in self.elsewhere:
             return self.elsewhere[name]
+        if self.local(name) is not None:
+            return Found("online")
         entry = self.entries.get(name)
         return None if entry is None else Found(entry["presence"])
 

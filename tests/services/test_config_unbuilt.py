@@ -46,7 +46,6 @@ UNBUILT = [
         ["user[0].account[0].check_every: fetching less often than at each call"],
     ),
     ('[[relay.peer]]\nname = "hub"\nsecret = "hex"', ["relay.peer[0]: linking relay servers"]),
-    ('[[relay.device]]\nname = "plc1"', ["relay.device[0]: logging devices in"]),
     (
         '[alerts]\nto = "a@b.example"\nevery = "7d"',
         ["alerts.to: sending alerts", "alerts.every: sending alerts"],
@@ -74,7 +73,7 @@ BUILT = [
     'unknown = "upstream"\ntrusted_networks = ["127.0.0.0/8"]\nplaintext_login = true\n'
     '[[mail.alias]]\naddress = "a@harbour.example"\nto = ["b@c.example"]\n[[mail.smarthost]]\nhost = "h"',
     '[budget]\nurgent_reserve = 0\nper_day = ""',
-    '[relay]\nlisten = ["127.0.0.1:7400"]\n[[relay.account]]\nname = "pc1"',
+    '[relay]\nlisten = ["127.0.0.1:7400"]\n[[relay.account]]\nname = "pc1"\n[[relay.device]]\nname = "plc1"',
     '[relay]\nduplicate_login = "refuse"\nforget_after = "1d"\nidle_limit = ""\n[console]\nidle = "1m"',
     ACCOUNT + 'protocol = "pop3"\nkeep = true\nbacklog = "all"\nfolder = "INBOX"\n',
     '[[user]]\nname = "u"\nquota = "500MiB"',

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import trio
 
-from appliance.config.model import Relay, RelayAccount
-from appliance.relay.identity import own_identity, server_context
+from appliance.config.model import Relay, RelayAccount, RelayDevice
+from appliance.relay.identity import device_identity, own_identity, server_context
 from appliance.relay.records import Records
 from appliance.relay.server import RelayServer
 from appliance.storage.disk import Disk
+from appliance.transport import circuit
 from tests.fakes.clock import FakeClock
 from tests.fakes.committer import InlineCommitter
 from tests.fakes.relay_client import Client, Key, join
@@ -73,7 +74,10 @@ async def house(root: Path, **relay: Any) -> AsyncIterator[House]:
         verify=lambda password, stored: password == stored,
         clock=FakeClock(),
     )
-    table.local = server.terminals.online.get
+    for device in relay.get("device", ()):
+        own = device_identity(disk, keys, device.name)
+        server.devices.add(device, own.key, own.der, own.digest)
+    table.local = server.here
     table.on_change = server.table_changed
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
@@ -271,3 +275,45 @@ async def test_stopping_says_bye(tmp_path: Path) -> None:
         client = await h.login("pc11")
         await h.server.drain()
         assert await client.receive() == ("bye", {"reason": "stopping"})
+
+
+async def echo(stream: trio.SocketStream) -> None:
+    async with stream:
+        while data := await stream.receive_some():
+            await stream.send_all(data)
+
+
+async def test_a_device_is_logged_in_while_it_answers_and_called_like_a_terminal(tmp_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, echo, 0)
+        port = listeners[0].socket.getsockname()[1]
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))  # bound, not listening: refuses
+            there = RelayDevice(name="plc1", services=(("echo", f"127.0.0.1:{port}"),))
+            gone = RelayDevice(name="plc2", services=(("echo", f"127.0.0.1:{nobody.getsockname()[1]}"),))
+            async with house(tmp_path, device=(there, gone)) as h:
+                while {e["presence"] for e in h.table.entries.values()} != {"online", "offline"}:
+                    await trio.sleep(0.01)
+                caller = await h.login("pc11")
+                await caller.send("connect", id=bytes(16), to="plc1", service="echo")
+                ready = await caller.expect("ready")
+                sock = (await join(h.port, "pc11", ready["ticket"])).socket
+                sealed = await circuit.seal(sock, KEYS["pc11"].file(), ready["certificate"], caller=True)
+                await circuit.wait_go(sock, sealed)
+                with socket.create_server(("127.0.0.1", 0)) as server:
+                    far = socket.create_connection(server.getsockname())
+                    near, _ = server.accept()
+                local = circuit.LocalSocket(trio.socket.from_stdlib_socket(far))
+                nursery.start_soon(circuit.carry, sock, sealed, local, circuit.Carried())
+                mine = trio.socket.from_stdlib_socket(near)
+                await mine.send(b"question")
+                assert await mine.recv(100) == b"question"
+                mine.shutdown(socket.SHUT_WR)
+                assert await mine.recv(100) == b""
+                mine.close()
+                await caller.send("connect", id=bytes([1] * 16), to="plc2", service="echo")
+                refused = await caller.expect("unavailable")
+                assert (refused["reason"], refused["presence"]) == ("offline", "offline")
+                while h.server.circuits:
+                    await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
