@@ -98,8 +98,8 @@ class DnsmasqPart:
         file = config.site.runtime / "dnsmasq.conf"
         text = configuration(config.site, served, config.site.runtime, router=bool(config.firewall.forward)).encode()
 
-        def write() -> None:
-            Disk().replace_file(file, text)
+        async def write() -> None:
+            await trio.to_thread.run_sync(Disk().replace_file, file, text)
 
         neighbour: Neighbour = Unit(DNSMASQ_UNIT)
         own_folder = str(config.site.runtime) != RUNTIME_OF_UNIT

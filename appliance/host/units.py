@@ -7,14 +7,13 @@ neighbours' units alone, by a rule of polkit's.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Awaitable, Callable
 
     from jeepney import Message
     from jeepney.io.trio import DBusRouter
@@ -38,6 +37,10 @@ class UnitError(Exception):
     """What systemd, or the way to it, said."""
 
 
+class Refused(UnitError):
+    """By systemd itself: no such object, or not allowed."""
+
+
 def systemd_runs(folder: Path = Path("/run/systemd/system")) -> bool:
     """sd_booted(3)."""
     return folder.is_dir()
@@ -52,8 +55,7 @@ class Unit:
     async def exists(self) -> bool:
         """Whether systemd knows it; False where it can't be asked."""
         try:
-            async with _systemd() as router:
-                return await self._property(router, "LoadState") == "loaded"
+            return await _with_systemd(self._property("LoadState")) == "loaded"
         except UnitError:
             return False
 
@@ -70,52 +72,79 @@ class Unit:
         while True:
             await trio.sleep(WATCH_S)
             try:
-                async with _systemd() as router:
-                    state = await self._property(router, "ActiveState")
+                state = await _with_systemd(self._property("ActiveState"))
             except UnitError:
                 continue  # systemd is being restarted, say
             if state in ("failed", "inactive"):
                 return f"{self.name} is {state}"
 
     async def _change(self, method: str, *, until: str) -> str:
-        state = "unknown"
+        async def change(router: DBusRouter) -> str:
+            (job,) = await _ask(router, PATH, "Manager", method, "ss", (self.name, "replace"))
+            with trio.move_on_after(CHANGE_S):
+                await _wait_done(router, job)
+                state = await look(router)
+                failed = f"{self.name} is {state}: see `journalctl -u {self.name}`"
+                return "" if state == until or (state == "failed" and until == "inactive") else failed
+            return f"{self.name} is not {until} after {CHANGE_S:g} s"
+
+        look = self._property("ActiveState")
         try:
-            with trio.fail_after(CHANGE_S):
-                async with _systemd() as router:
-                    await _ask(router, PATH, "Manager", method, "ss", (self.name, "replace"))
-                    while (state := await self._property(router, "ActiveState")) != until:
-                        if state == "failed" and until == "active":
-                            return f"{self.name} failed: see `journalctl -u {self.name}`"
-                        if state == "failed":
-                            return ""
-                        await trio.sleep(LOOK_S)
+            return await _with_systemd(change)
         except UnitError as error:
             return f"{self.name}: {error}"
-        except trio.TooSlowError:
-            return f"{self.name} is {state} after {CHANGE_S:g} s"
-        return ""
 
-    async def _property(self, router: DBusRouter, name: str) -> str:
-        (path,) = await _ask(router, PATH, "Manager", "LoadUnit", "s", (self.name,))
-        from jeepney import DBusAddress, Properties
+    def _property(self, name: str) -> Callable[[DBusRouter], Awaitable[str]]:
+        async def ask(router: DBusRouter) -> str:
+            (path,) = await _ask(router, PATH, "Manager", "LoadUnit", "s", (self.name,))
+            return await _get(router, path, "Unit", name)
 
-        address = DBusAddress(path, bus_name=BUS, interface=f"{BUS}.Unit")
-        ((_, value),) = await _reply(router, Properties(address).get(name))
-        return str(value)
+        return ask
 
 
-@asynccontextmanager
-async def _systemd() -> AsyncIterator[DBusRouter]:
-    """A connection to the system's bus. Raises UnitError where there is none."""
+async def _wait_done(router: DBusRouter, job: str) -> None:
+    """Until systemd has no such job any more."""
+    while True:
+        try:
+            await _get(router, job, "Job", "State")
+        except Refused:
+            return
+        await trio.sleep(LOOK_S)
+
+
+async def _with_systemd(work: Callable[[DBusRouter], Awaitable[str]]) -> str:
+    """Over a connection to the system's bus. Raises UnitError, and that alone: jeepney's router is a nursery, which
+    would wrap it."""
     from jeepney.io.trio import open_dbus_connection
 
+    failed: Exception | None = None
+    answer = ""
     try:
         with trio.fail_after(ASK_S):
             connection = await open_dbus_connection("SYSTEM")
-    except (OSError, trio.BrokenResourceError, trio.TooSlowError, ValueError) as error:
-        raise UnitError(f"no system bus: {error}") from error
-    async with connection, connection.router() as router:
-        yield router
+        async with connection, connection.router() as router:
+            try:
+                answer = await work(router)
+            except UnitError as error:
+                failed = error
+    except (OSError, trio.TooSlowError, trio.BrokenResourceError, ValueError) as error:
+        failed = UnitError(f"no system bus: {error}")
+    except ExceptionGroup as group:
+        lost, other = group.split((OSError, trio.BrokenResourceError, trio.EndOfChannel))
+        if other is not None or lost is None:
+            raise
+        failed = UnitError("the system bus is gone")
+    if failed is not None:
+        raise failed
+    return answer
+
+
+async def _get(router: DBusRouter, path: str, interface: str, name: str) -> str:
+    from jeepney import DBusAddress, Properties
+
+    address = DBusAddress(path, bus_name=BUS, interface=f"{BUS}.{interface}")
+    ((_, value),) = await _reply(router, Properties(address).get(name))
+    return str(value)
 
 
 async def _ask(router: DBusRouter, path: str, interface: str, method: str, signature: str, body: Any) -> Any:
@@ -128,12 +157,15 @@ async def _ask(router: DBusRouter, path: str, interface: str, method: str, signa
 async def _reply(router: DBusRouter, message: Message) -> Any:
     """Raises UnitError."""
     from jeepney import MessageType
+    from jeepney.io.common import RouterClosed
 
     try:
         with trio.fail_after(ASK_S):
             reply = await router.send_and_get_reply(message)
-    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
-        raise UnitError(f"systemd does not answer: {error}") from error
+    except trio.TooSlowError:
+        raise UnitError("systemd does not answer") from None
+    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, RouterClosed) as error:
+        raise UnitError(f"the system bus is gone: {error}") from error
     if reply.header.message_type is MessageType.error:
-        raise UnitError(str(reply.body[0]) if reply.body else "refused")
+        raise Refused(str(reply.body[0]) if reply.body else "refused")
     return reply.body

@@ -91,8 +91,9 @@ def _names(site: Site, served: Sequence[Lan]) -> list[str]:
     names = [site.name]
     lines = []
     if site.domain:
-        names += [site.domain, *(f"{label}.{site.domain}" for label in (site.name, *SERVICE_NAMES))]
-        lines = [f"domain={site.domain}", f"local=/{site.domain}/"]
+        domain = site.domain if site.domain.isascii() else site.domain.encode("idna").decode()  # as the wire has it
+        names += [domain, *(f"{label}.{domain}" for label in (site.name, *SERVICE_NAMES))]
+        lines = [f"domain={domain}", f"local=/{domain}/"]
     lines.append(f"local=/{site.name}/")
     for lan in served:
         lines += [f"interface-name={name},{lan.device}/4" for name in dict.fromkeys(names)]

@@ -20,7 +20,7 @@ import trio
 
 from appliance import events
 from appliance.network.lease import with_lease
-from appliance.network.plan import Change, FreePort, State, TakePort, Wanted, state
+from appliance.network.plan import AddAddress, Change, FreePort, State, TakePort, Wanted, state
 from appliance.network.settle import Kernel, Settled, settle
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Interfaces:
         self._open_watch = open_watch
         self._changed = trio.Event()
         self._renewed: set[str] = set()
+        self._lent: set[str] = set()  # interfaces whose lease has come, gone or been renewed since the last look
         self._indices: dict[str, int] = {}
         self._failures: dict[str, str] = {}
         self._told: dict[str, str] = {}
@@ -102,6 +103,7 @@ class Interfaces:
         if lease is not None and leased.leased == self._wanted[interface][0].leased:
             self._renewed.add(own.device)
         self._wanted[interface] = (leased, *ports)
+        self._lent.add(interface)
         self._changed.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -127,19 +129,20 @@ class Interfaces:
         while True:
             with trio.move_on_after(retry if self._failures else float("inf")):
                 await self._changed.wait()
-            await trio.sleep(DEBOUNCE_S if allowed >= 1 else (1 - allowed) * PAUSE_S)
-            self._changed = trio.Event()
             now = trio.current_time()
             allowed, since = min(allowed + (now - since) / PAUSE_S, BURST), now
+            await trio.sleep(DEBOUNCE_S if allowed >= 1 else (1 - allowed) * PAUSE_S)
+            self._changed = trio.Event()
+            self._quarrel = allowed < 1
             settled = await self._settle()
             if settled is not None and settled.done:
                 allowed -= 1
-            self._quarrel = allowed < 1
             retry = min(2 * retry, MAX_RETRY_S) if self._failures else RETRY_S
 
     async def _settle(self) -> Settled | None:
         wanted = [one for some in self._wanted.values() for one in some]
         renewed, self._renewed = frozenset(self._renewed), set()
+        lent, self._lent = self._lent, set()
 
         def in_thread() -> Settled:
             with self._open_kernel() as kernel:
@@ -149,25 +152,26 @@ class Interfaces:
             settled = await trio.to_thread.run_sync(in_thread)
         except OSError as error:
             self._renewed |= renewed
+            self._lent |= lent
             self._fail("", [str(error)])
             return None
         self._old = ()
         self._fail("", [])
         for name, some in self._wanted.items():
-            self._report(name, some, settled)
+            self._report(name, some, settled, lent)
         return settled
 
     # ---- the journal
-    def _report(self, name: str, some: Sequence[Wanted], settled: Settled) -> None:
+    def _report(self, name: str, some: Sequence[Wanted], settled: Settled, lent: set[str]) -> None:
         """What an interface's part of it was."""
         own = some[0]
         devices = {one.device for one in some}
         fresh = [self._appeared(name, one, settled) for one in some]
-        done = [str(c) for c in settled.done if _concerns(c, own, devices)]
+        done = [str(c) for c in settled.done if _concerns(c, own, devices) and not _renews(c, settled)]
         failed = [f for f in settled.failed if _concerns(f.change, own, devices)]
         if done:
             what = "; ".join(done)
-            if any(fresh):
+            if any(fresh) or name in lent:
                 events.emit(events.INTERFACE_SET_UP, interface=name, what=what)
             elif not (self._quarrel and self._put_right.get(name) == what):
                 events.emit(events.INTERFACE_PUT_RIGHT, interface=name, what=what)
@@ -210,3 +214,11 @@ class Interfaces:
 
 def _concerns(change: Change, own: Wanted, devices: set[str]) -> bool:
     return change.device in devices or (isinstance(change, (TakePort, FreePort)) and change.bridge == own.device)
+
+
+def _renews(change: Change, settled: Settled) -> bool:
+    """Whether an address only got its lifetime anew."""
+    if not isinstance(change, AddAddress) or not change.lifetime_s:
+        return False
+    device = settled.before.get(change.device)
+    return device is not None and change.address in (a.address for a in device.addresses)

@@ -14,7 +14,7 @@ import trio
 from appliance import events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from appliance.network.neighbour import Neighbour
 
@@ -31,7 +31,7 @@ STOP_S: Final = 10.0
 class LanServices:
     """`write` puts the configuration onto the disk; raises OSError. `interfaces` is for the journal."""
 
-    def __init__(self, interfaces: str, write: Callable[[], None], neighbour: Neighbour) -> None:
+    def __init__(self, interfaces: str, write: Callable[[], Awaitable[None]], neighbour: Neighbour) -> None:
         self._interfaces = interfaces
         self._write = write
         self._neighbour = neighbour
@@ -62,7 +62,7 @@ class LanServices:
 
     async def _start(self) -> str:
         try:
-            await trio.to_thread.run_sync(self._write)
+            await self._write()
         except OSError as error:
             return f"its configuration can't be written: {error}"
         return await self._neighbour.start()
