@@ -21,6 +21,7 @@ from appliance.events import clean
 from appliance.protocol.relay import fingerprint
 from appliance.terminal import sentences
 from appliance.terminal.dial import Endpoint, JoinRefused, Unreachable, join, open_tcp
+from appliance.terminal.fields import octets, text
 from appliance.terminal.state import StateError
 from appliance.transport import circuit
 from appliance.transport.sealing import SealingError
@@ -72,9 +73,7 @@ class Callee:
 
     def take(self, session: Session, kind: str, body: Mapping[str, Any]) -> None:
         """`invite`, `ready` and `cancel`; what is about no call is ignored."""
-        id = body.get("id")
-        if not isinstance(id, bytes):
-            return
+        id = octets(body, "id")
         if kind == "invite" and id not in self._ringing:
             self._circuits.start_soon(self._ring, session, body)
         elif kind == "ready" and id in self._accepted:
@@ -92,10 +91,10 @@ class Callee:
     # ---- accepting
     async def _ring(self, session: Session, body: Mapping[str, Any]) -> None:
         call = _Call(
-            body["id"],
-            clean(body.get("from") or "?", NAME_LIMIT),
-            clean(body.get("service") or "?", NAME_LIMIT),
-            bytes(body.get("certificate") or b""),
+            octets(body, "id"),
+            clean(text(body, "from"), NAME_LIMIT),
+            clean(text(body, "service"), NAME_LIMIT),
+            octets(body, "certificate"),
         )
         try:
             with trio.CancelScope() as scope:
@@ -111,19 +110,19 @@ class Callee:
             del self._ringing[call.id]
 
     async def _judge(self, session: Session, call: _Call) -> None:
-        reason = ""
+        reason, why = "", ""
         if call.service not in self._offers:
-            reason, text = "no-service", f"{call.caller} asks for {call.service}, which is not offered"
+            reason, why = "no-service", f"{call.caller} asks for {call.service}, which is not offered"
         elif (pin := self._state.terminal_pin(call.caller)) not in (None, fingerprint(call.certificate)):
             reason = "certificate-changed"
-            text = (
+            why = (
                 f"{call}: rejected, for {call.caller} has another certificate than before ({pin}); if that is right, "
                 f"`posthouse terminal forget {call.caller}`"
             )
         elif self._ask is not None and not await self._ask(f"{call.caller} calls {call.service}. Accept?"):
-            reason, text = "rejected", f"{call}: rejected"
+            reason, why = "rejected", f"{call}: rejected"
         if reason:
-            self._say(text)
+            self._say(why)
             await session.send("reject", {"id": call.id, "reason": reason})
             return
         self._accepted[call.id] = call
@@ -134,7 +133,7 @@ class Callee:
     # ---- the circuit
     async def _answer(self, session: Session, call: _Call, ready: Mapping[str, Any]) -> None:
         try:
-            sock = await join(session.address, session.name, bytes(ready.get("ticket") or b""))
+            sock = await join(session.address, session.name, octets(ready, "ticket"))
             try:
                 await self._circuit(sock, call)
             finally:

@@ -268,24 +268,25 @@ async def _forward(arguments: argparse.Namespace, client: Client) -> int:
 
 
 # ---- list
+TIMES: Final = ("age", "back_in")
 HEADINGS: Final = ("NAME", "PRESENCE", "RELAY", "SINCE", "SERVICES")
 
 
 async def _list(arguments: argparse.Namespace, client: Client) -> int:
-    rows: list[dict[str, Any]] = []
+    known: dict[str, dict[str, Any]] = {}
     shown = False
 
     def take(what: dict[str, Any]) -> None:
         nonlocal shown
-        if what.get("last"):
-            if not shown or not arguments.watch:
-                _print_table(rows, as_json=arguments.json)
-            shown = True
-        elif shown:
-            for entry in what.get("entries", ()):
+        for entry in what.get("entries", ()):
+            before = known.get(entry["name"])
+            known[entry["name"]] = entry
+            # After a new login everything comes once more; what is as it was is no news.
+            if shown and (before is None or any(entry[k] != before[k] for k in entry if k not in TIMES)):
                 _print_change(entry, as_json=arguments.json)
-        else:
-            rows.extend(what.get("entries", ()))
+        if what.get("last") and not shown:
+            shown = True
+            _print_table(list(known.values()), as_json=arguments.json)
 
     while True:
         try:

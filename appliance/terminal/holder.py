@@ -11,6 +11,7 @@ import trio
 from appliance.events import clean
 from appliance.terminal.callee import Callee
 from appliance.terminal.dial import Unreachable
+from appliance.terminal.fields import number, octets, text, texts
 from appliance.terminal.local import Refused, listen_at, serve_local
 from appliance.terminal.login import Keeper, LoginOver
 from appliance.terminal.requests import Requests
@@ -131,8 +132,8 @@ class Holder:
                 "ready": {
                     "relay": [where.host, where.port],
                     "name": session.name,
-                    "ticket": bytes(body.get("ticket") or b"").hex(),
-                    "certificate": bytes(body.get("certificate") or b"").hex(),
+                    "ticket": octets(body, "ticket").hex(),
+                    "certificate": octets(body, "certificate").hex(),
                 }
             }
         if session is None and body.get("reason") == "no-relay":
@@ -186,18 +187,24 @@ class Holder:
 
 def _plain(body: Mapping[str, Any]) -> dict[str, Any]:
     """What a sentence is made of; the rest is nothing that JSON could carry."""
-    out: dict[str, Any] = {}
-    for key in ("reason", "presence", "text"):
-        if isinstance(body.get(key), str):
-            out[key] = clean(body[key])
-    for key in ("back_in", "wait"):
-        if isinstance(body.get(key), (int, float)):
-            out[key] = body[key]
-    return out
+    said = {key: clean(text(body, key)) for key in ("reason", "presence", "text")}
+    times = {key: number(body, key) for key in ("back_in", "wait")}
+    return {key: value for key, value in {**said, **times}.items() if value not in ("", None)}
 
 
 def _entries(body: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("name", "presence", "relay", "path", "age", "services", "back_in")
     entries = body.get("entries")
     rows = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
-    return {"entries": [{k: e.get(k) for k in keys} for e in rows]}
+    return {"entries": [_entry(row) for row in rows]}
+
+
+def _entry(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": clean(text(row, "name")),
+        "presence": clean(text(row, "presence")) or None,
+        "relay": clean(text(row, "relay")),
+        "path": [clean(name) for name in texts(row, "path")],
+        "age": number(row, "age"),
+        "services": [clean(name) for name in texts(row, "services")],
+        "back_in": number(row, "back_in"),
+    }

@@ -15,6 +15,7 @@ import trio
 
 from appliance.events import clean
 from appliance.terminal.dial import Unreachable, local_address
+from appliance.terminal.fields import text
 from appliance.terminal.sentences import FAILED, back
 from appliance.terminal.session import Credentials, LoginRefused, Session, WrongRelay, log_in
 from appliance.terminal.state import LastLogin, StateError
@@ -108,12 +109,12 @@ class Keeper:
                     "--fingerprint takes it"
                 ) from None
             except LoginRefused as refused:
-                text = (
-                    _REFUSALS.get(refused.code, "").format(name=self._who.name) or f"the relay server says: {refused}"
+                why = _REFUSALS.get(refused.code, "the relay server says: {said}").format(
+                    name=self._who.name, said=refused
                 )
                 if refused.final:
-                    raise LoginOver(clean(text)) from None
-                await self._try_again(clean(text))
+                    raise LoginOver(clean(why)) from None
+                await self._try_again(clean(why))
             else:
                 await self._one_session(session)
 
@@ -150,12 +151,12 @@ class Keeper:
             self._take(session, kind, body)
 
     async def _after(self, session: Session) -> None:
-        reason = self._bye.get("reason") if self._bye else None
+        reason = text(self._bye, "reason") if self._bye else ""
         if reason == "replaced":
             raise LoginOver(f"{self._who.name} has logged in elsewhere: this login is replaced")
         if self._error is not None:
-            code, text = clean(self._error.get("code")), clean(self._error.get("text") or "")
-            await self._try_again(f"the relay server ended the connection: {code} {text}".rstrip())
+            said = clean(f"{text(self._error, 'code')} {text(self._error, 'text')}".strip())
+            await self._try_again(f"the relay server ended the connection: {said}")
         elif self._bye is not None:
             when = back(self._bye.get("back_in"))
             await self._try_again(f"the relay server says good-bye ({clean(reason)})" + (f"; {when}" if when else ""))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from appliance.terminal.dial import Unreachable
+from appliance.terminal.fields import octets
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -46,7 +47,7 @@ class Requests:
 
     def take(self, kind: str, body: Mapping[str, Any]) -> bool:
         """Whether it was about one of these requests."""
-        inbox = self._inboxes.get(body.get("id") or b"")
+        inbox = self._inboxes.get(octets(body, "id"))
         if inbox is None:
             return False
         try:

@@ -22,6 +22,7 @@ import trio
 from appliance.protocol import relay
 from appliance.protocol.errors import RemoteProtocolError
 from appliance.terminal.dial import Endpoint, Unreachable, local_address, open_control, owns
+from appliance.terminal.fields import number, text
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -34,6 +35,8 @@ LOGIN_S: Final = 60.0
 """For each answer while logging in: before authentication the relay server waits as long on a line."""
 LOGINS: Final = 3
 """On one connection (RELAY §2)."""
+COUNTER_LIMIT: Final = 1 << 62
+"""A counter of the relay server's that leaves room for all logins to come in its 8 bytes."""
 SEND_S: Final = 60.0
 CLOSE_S: Final = 2.0
 LOOK_S: Final = 2.0
@@ -105,16 +108,16 @@ async def _logins(session: Session, who: Credentials, state: State, certificate:
         await session.send("login", body)
         kind, answer = await session.answer()
         if kind == "welcome":
-            session.relay_name = str(answer.get("relay") or "")
-            session.keepalive_s = float(answer.get("keepalive") or 0)
+            session.relay_name = text(answer, "relay")
+            session.keepalive_s = max(0.0, number(answer, "keepalive") or 0.0)
             return
-        code = str(answer.get("code"))
+        code, known = text(answer, "code"), answer.get("counter")
         if code == "enrol" and not password:
             password = await who.password()
-        elif code == "counter" and isinstance(answer.get("counter"), int):
-            above = answer["counter"]
+        elif code == "counter" and isinstance(known, int) and 0 <= known < COUNTER_LIMIT:
+            above = known
         else:
-            raise LoginRefused(code, str(answer.get("text") or ""))
+            raise LoginRefused(code, text(answer, "text"))
     raise LoginRefused("counter", "the relay server knows a later login each time")
 
 

@@ -74,6 +74,7 @@ class FakeRelay:
         self.circuits: list[Circuit] = []
         self.calls: dict[bytes, Call] = {}
         self.keepalive = 30
+        self.deaf = False  # answers no ping
         self.close_silently = 0  # so many connections are closed without a byte
         self.answer: Callable[[Login, str, Body], bool] = lambda login, kind, body: False
         self.nursery: trio.Nursery | None = None
@@ -139,7 +140,8 @@ class FakeRelay:
                         assert kind == "hello" and body["version"] == 1 and body["role"] == "terminal", (kind, body)
                         login = Login(body["name"], tls)
                     elif kind == "ping":
-                        await login.send("pong")
+                        if not self.deaf:
+                            await login.send("pong")
                     elif await self._heard(login, kind, body):
                         break
         finally:

@@ -237,6 +237,19 @@ async def test_a_lost_connection_comes_back(tmp_path: Path, reason: str) -> None
         assert "trying again in 1 s" in one.said
 
 
+async def test_silence_is_noticed_after_twice_the_keepalive(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        one = h.terminal("pc1")
+        h.relay.keepalive = 1
+        await one.login()
+        login = h.relay.logins["pc1"]
+        await trio.sleep(5)
+        assert h.relay.logins["pc1"] is login, "its pings are answered"
+        h.relay.deaf = True
+        await one.until(lambda: h.relay.logins.get("pc1") not in (None, login), "another login")
+        assert "has been silent for" in one.said
+
+
 async def test_its_ghost_does_not_block_a_login(tmp_path: Path) -> None:
     """The first computer went without a word; its connection is still open at the relay server."""
     async with house(tmp_path) as h:
