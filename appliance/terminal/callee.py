@@ -74,8 +74,11 @@ class Callee:
     def take(self, session: Session, kind: str, body: Mapping[str, Any]) -> None:
         """`invite`, `ready` and `cancel`; what is about no call is ignored."""
         id = octets(body, "id")
+        if not id:
+            return
         if kind == "invite" and id not in self._ringing:
-            self._circuits.start_soon(self._ring, session, body)
+            scope = self._ringing[id] = trio.CancelScope()
+            self._circuits.start_soon(self._ring, session, body, scope)
         elif kind == "ready" and id in self._accepted:
             self._circuits.start_soon(self._answer, session, self._accepted[id], body)
         elif kind == "cancel":
@@ -89,7 +92,7 @@ class Callee:
             scope.cancel()
 
     # ---- accepting
-    async def _ring(self, session: Session, body: Mapping[str, Any]) -> None:
+    async def _ring(self, session: Session, body: Mapping[str, Any], scope: trio.CancelScope) -> None:
         call = _Call(
             octets(body, "id"),
             clean(text(body, "from"), NAME_LIMIT),
@@ -97,8 +100,7 @@ class Callee:
             octets(body, "certificate"),
         )
         try:
-            with trio.CancelScope() as scope:
-                self._ringing[call.id] = scope
+            with scope:
                 await self._judge(session, call)
             if scope.cancelled_caught:
                 self._say(f"{call}: the caller gave up")

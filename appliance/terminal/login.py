@@ -100,8 +100,8 @@ class Keeper:
         while not self._stopping:
             try:
                 session = await log_in(self._who, self._state)
-            except Unreachable as why:
-                await self._try_again(str(why))
+            except Unreachable as error:
+                await self._try_again(str(error))
             except WrongRelay as shown:
                 raise LoginOver(
                     f"{self._who.relay} shows the certificate {shown}, not {self._who.pin} as before: either it is "
@@ -109,9 +109,8 @@ class Keeper:
                     "--fingerprint takes it"
                 ) from None
             except LoginRefused as refused:
-                why = _REFUSALS.get(refused.code, "the relay server says: {said}").format(
-                    name=self._who.name, said=refused
-                )
+                form = _REFUSALS.get(refused.code, "the relay server says: {said}")
+                why = form.format(name=self._who.name, said=refused)
                 if refused.final:
                     raise LoginOver(clean(why)) from None
                 await self._try_again(clean(why))

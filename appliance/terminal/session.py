@@ -243,9 +243,10 @@ class Session:
         peer = self._socket.getpeername()
         way = local_address(peer, family)
         pinged = 0.0
+        every_s = min(LOOK_S, self.keepalive_s / 4) if self.keepalive_s else LOOK_S
         while True:
             before = _boot_time()
-            await trio.sleep(LOOK_S)
+            await trio.sleep(every_s)
             if _boot_time() - before > LOOK_S + SLEPT_S:
                 await self._probe("this computer was asleep")
             was, way = way, local_address(peer, family)

@@ -40,7 +40,7 @@ class RelaySite(Product):
         host: Namespace | None = None,
         more: Table | None = None,
     ) -> None:
-        root.mkdir(parents=True)
+        root.mkdir(parents=True, exist_ok=True)
         self.name = name
         self.host = host
         self.at = f"{address}:{port or free_port()}"
@@ -80,6 +80,7 @@ class Pc:
         self.state = root / f"{name}-state"
         self.log = root / f"{name}.log"
         self.children: list[subprocess.Popen[bytes]] = []
+        self.holder: subprocess.Popen[bytes] | None = None
 
     def argv(self, verb: str, *more: str) -> list[str]:
         return [sys.executable, "-m", "appliance", "terminal", verb, "--state", str(self.state), *more]
@@ -127,7 +128,11 @@ class Pc:
         given = ["--relay", self.relay.at, "--name", self.name, "--fingerprint", self.relay.fingerprint]
         for service, where in offers.items():
             given += ["--offer", f"{service}={where}"]
-        return self.start("login", *given, until="is logged in")
+        self.holder = self.start("login", *given, until="is logged in")
+        return self.holder
+
+    def logout(self) -> None:
+        assert self.holder is not None and end_process(self.holder) == 0
 
     def forward(self, name: str, service: str) -> int:
         """-> the port of this computer that leads there."""

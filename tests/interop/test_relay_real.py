@@ -1,4 +1,4 @@
-"""Two relay servers, a terminal at each, and programs that we did not write on both ends: OpenSSH, curl and an HTTP server,
+"""One or two relay servers, two terminals, and programs that we did not write on both ends: OpenSSH, curl and an HTTP server,
 iperf3. Large transfers, and links that break in the middle of one."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .relay_world import BLOCK, Pc, RelaySite, Sshd, Tcp, blocks, give_blocks, s
 
 @dataclass
 class World:
-    """pc11 at relay server a, pc21 at b, which offers everything; a opens the link to b."""
+    """pc11 at relay server a, pc21 at b, which offers everything; a opens the link to b, or a and b are the same one."""
 
     root: Path
     a: RelaySite
@@ -37,13 +37,20 @@ class World:
     offers: dict[str, str]
 
 
+SERVERS = [1]
+
+
 @contextlib.contextmanager
-def world(root: Path) -> Iterator[World]:
+def world(root: Path, servers: int) -> Iterator[World]:
     with contextlib.ExitStack() as stack:
-        b = RelaySite(root / "b", "b", terminals=("pc21",), peers={"a": None})
-        stack.enter_context(running(b))
-        a = RelaySite(root / "a", "a", terminals=("pc11",), peers={"b": b})
-        stack.enter_context(running(a))
+        if servers == 1:
+            a = b = RelaySite(root / "a", "a", terminals=("pc11", "pc21"))
+            stack.enter_context(running(a))
+        else:
+            b = RelaySite(root / "b", "b", terminals=("pc21",), peers={"a": None})
+            stack.enter_context(running(b))
+            a = RelaySite(root / "a", "a", terminals=("pc11",), peers={"b": b})
+            stack.enter_context(running(a))
         pc11, pc21 = Pc(root, "pc11", a), Pc(root, "pc21", b)
         stack.callback(pc11.stop)
         stack.callback(pc21.stop)
@@ -66,9 +73,9 @@ def world(root: Path) -> Iterator[World]:
         yield World(root, a, b, pc11, pc21, sshd, http, offers)
 
 
-@pytest.fixture(scope="module")
-def w(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with world(tmp_path_factory.mktemp("relay")) as made:
+@pytest.fixture(scope="module", params=SERVERS, ids=lambda n: f"{n} relay server" + "s" * (n > 1))
+def w(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with world(tmp_path_factory.mktemp("relay"), request.param) as made:
         yield made
 
 
@@ -100,8 +107,7 @@ def test_ssh_says_why_it_cannot(w: World) -> None:
 
 def test_ssh_without_a_login_of_its_own(w: World, tmp_path: Path) -> None:
     """`connect` logs in for its own duration; ssh's control is all that runs."""
-    w.pc11.children.pop().terminate()
-    wait_until(lambda: not (w.pc11.state / "socket").exists(), "pc11 has logged out")
+    w.pc11.logout()
     try:
         done = w.pc11.run(w.sshd.client("ssh", w.pc11.proxy, w.sshd.at("pc21"), "echo there"))
         assert (done.returncode, done.stdout) == (0, b"there\n"), done.stderr
@@ -173,11 +179,12 @@ def begins_as_blocks(path: Path, size: int) -> bool:
 BREAKS = ["relay server a", "relay server b", "the callee's login"]
 
 
+@pytest.mark.parametrize("servers", SERVERS)
 @pytest.mark.parametrize("which", BREAKS)
-def test_what_breaks_in_the_middle_is_an_error_and_never_wrong_bytes(tmp_path: Path, which: str) -> None:
+def test_what_breaks_in_the_middle_is_an_error_and_never_wrong_bytes(tmp_path: Path, which: str, servers: int) -> None:
     """1 GB is asked for; as soon as some of it has come, one of those that carry it is killed."""
     size, out = 1000 * BLOCK, tmp_path / "out"
-    with world(tmp_path / "w") as w:
+    with world(tmp_path / "w", servers) as w:
         port = w.pc11.forward("pc21", "source")
         with out.open("wb") as sink:
             connect = w.pc11.popen(
@@ -191,7 +198,8 @@ def test_what_breaks_in_the_middle_is_an_error_and_never_wrong_bytes(tmp_path: P
             connect.stdin.close()
             wait_until(lambda: out.stat().st_size > 20 * BLOCK, "some of it has come")
             if which == "the callee's login":
-                w.pc21.children[0].send_signal(signal.SIGKILL)
+                assert w.pc21.holder is not None
+                w.pc21.holder.send_signal(signal.SIGKILL)
             else:
                 (w.a if which == "relay server a" else w.b).kill()
             assert connect.wait(30) == 1
@@ -223,8 +231,9 @@ def read_forward(port: int, size: int) -> str:
         return "whole" if got == size else "cut short"
 
 
-def test_terminals_are_back_after_a_restart_of_their_relay_server(tmp_path: Path) -> None:
-    with world(tmp_path / "w") as w:
+@pytest.mark.parametrize("servers", SERVERS)
+def test_terminals_are_back_after_a_restart_of_their_relay_server(tmp_path: Path, servers: int) -> None:
+    with world(tmp_path / "w", servers) as w:
         assert w.b.stop() == 0
         done = w.pc11.terminal("connect", "pc21", "sha")
         assert done.returncode == 3 and done.stdout == b"" and done.stderr
