@@ -76,7 +76,7 @@ def test_the_small_site_loads_and_runs(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "secrets.toml").write_text(secrets_text)
     (tmp_path / "secrets.toml").chmod(0o600)
     config = load(tmp_path / "posthouse.toml")
-    assert set(config.secrets) == {"smtp-isp", "hanako-isp"}
+    assert set(config.secrets) == {"isp", "smtp-isp", "hanako-isp"}
     assert unbuilt(config) == []
 
 
