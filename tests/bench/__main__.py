@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 
-from tests.bench import mail
+from tests.bench import mail, network
+
+BENCHES = {
+    "mail": (mail.bench, "taking mail in, against Postfix's smtpd"),
+    "network": (network.bench, "putting right what was changed by hand"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Speed and memory, side by side in one run.")
-    parser.add_argument("what", choices=("mail",), help="mail: taking mail in, against Postfix's smtpd")
+    parser.add_argument("what", choices=BENCHES, help="; ".join(f"{k}: {h}" for k, (_, h) in BENCHES.items()))
     parser.add_argument("--rounds", type=int, default=3, help="how often each pair is measured (default 3)")
     arguments = parser.parse_args()
-    {"mail": mail.bench}[arguments.what](arguments.rounds)
+    BENCHES[arguments.what][0](arguments.rounds)
 
 
 if __name__ == "__main__":
