@@ -51,22 +51,17 @@ class PppNetwork:
             await self._ppp.open()
         except PppError as error:
             self._ppp = None
-            events.emit(events.LINE_DOWN, line=self._line, what=error)
-            return Outcome.NEGOTIATION_FAILED
+            return self._no_ppp(error)
         return None
 
     async def come_up(self, port: Port) -> Outcome | None:
         """Brings PPP up on the carrier; None: it is. From now until `end` the port is pppd's. Raises PortError."""
-        failed = await self.prepare()
-        if failed is not None or self._ppp is None:
-            return failed
-        ppp = self._ppp
+        ppp = self._ppp = self._ppp or self._make()
         self._port = port
         try:
             await ppp.start(await port.lend())
         except PppError as error:
-            events.emit(events.LINE_DOWN, line=self._line, what=error)
-            return Outcome.NEGOTIATION_FAILED
+            return self._no_ppp(error)
         failed = await ppp.wait_up()
         if failed is None:
             self.device, self.dns = ppp.device, ppp.dns
@@ -108,6 +103,10 @@ class PppNetwork:
         if port is not None:
             await port.take_back()
         return port is not None
+
+    def _no_ppp(self, error: PppError) -> Outcome:
+        events.emit(events.LINE_DOWN, line=self._line, what=error)
+        return Outcome.NEGOTIATION_FAILED
 
     async def _keep_counting(self) -> None:
         while True:

@@ -315,6 +315,23 @@ async def test_calls_by_ppp(autojump_clock: MockClock, lines: bool) -> None:
         assert modem.stray == b""
 
 
+async def test_the_watch_may_begin_before_the_network_is_there(autojump_clock: MockClock) -> None:
+    async with made(helper := Helper(READY, on_stop=ended(5))) as (_, line, _):
+        await dial(line)
+        lost: list[Outcome] = []
+
+        async def watch() -> None:
+            lost.append(await line.wait_carrier_lost())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            await wait_all_tasks_blocked()
+            helper.say(UP)
+            assert await line.negotiate() is None
+            helper.say(ended(15))
+        assert lost == [Outcome.CARRIER_LOST]
+
+
 @LINES
 @pytest.mark.parametrize(("code", "outcome"), [(19, Outcome.LOGIN_REFUSED), (10, Outcome.NEGOTIATION_FAILED)])
 async def test_a_network_that_does_not_come_up(
