@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from tests.bench import mail, network
+from tests.bench import call, mail, network
 
 BENCHES = {
+    "call": (call.bench, "what a call costs beyond its line, with bearer none and by PPP between virtual machines"),
     "mail": (mail.bench, "taking mail in, against Postfix's smtpd"),
     "network": (network.bench, "putting right what was changed by hand"),
 }
