@@ -40,6 +40,7 @@ class InterfacesPart:
     def __init__(self, house: House) -> None:
         self._house = house
         self._managed: tuple[InterfaceConfig, ...] = ()
+        self._own_mtu: dict[str, int] = {}
         self._leases: dict[tuple[str, str], Lease] = {}
 
     def slice(self, config: Config) -> tuple[object, ...] | None:
@@ -53,7 +54,7 @@ class InterfacesPart:
 
         config = self._house.config
         old, self._managed = self._managed, config.interface
-        interfaces = Interfaces(config.interface, Netlink, open_watch, old=old)
+        interfaces = Interfaces(config.interface, Netlink, open_watch, old=old, own_mtu=self._own_mtu)
         async with trio.open_nursery() as nursery:
             await nursery.start(interfaces.run)
             task_status.started()

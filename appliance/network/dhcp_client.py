@@ -126,7 +126,7 @@ class DhcpClient:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_last, process.stderr, said)
                 why = await self._obey(process.stdout)
-                nursery.cancel_scope.cancel()
+                nursery.cancel_scope.deadline = trio.current_time() + STOP_S  # for its last words
             if why:
                 return why
             await process.wait()

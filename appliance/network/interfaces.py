@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import errno
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from appliance import events
 from appliance.network.lease import with_lease
-from appliance.network.plan import AddAddress, Change, FreePort, State, TakePort, Wanted, state
+from appliance.network.plan import AddAddress, Change, FreePort, SetMtu, State, TakePort, Wanted, state
 from appliance.network.settle import Kernel, Settled, settle
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ class Link:
 
 
 class Interfaces:
-    """`states`: interface -> what it is in; `links`: interface -> its device, of those with DHCP."""
+    """`states`: interface -> what it is in; `links`: interface -> its device, of those with DHCP. `old`: what was kept
+    before, in this life of the process; `own_mtu`: device -> what it had before it was given another, which goes back
+    to it when the configuration says no more."""
 
     def __init__(
         self,
@@ -79,8 +82,13 @@ class Interfaces:
         open_watch: Callable[[], trio.socket.SocketType],
         *,
         old: Sequence[Interface] = (),
+        own_mtu: dict[str, int] | None = None,
     ) -> None:
-        self._configured = {x.name: Wanted.of(x) for x in interfaces}
+        self._own_mtu = own_mtu if own_mtu is not None else {}
+        self._configured = {
+            x.name: tuple(replace(one, mtu=one.mtu or self._own_mtu.get(one.device, 0)) for one in Wanted.of(x))
+            for x in interfaces
+        }
         self._wanted = dict(self._configured)
         self._old = tuple(one for x in old for one in Wanted.of(x))
         self._open_kernel = open_kernel
@@ -157,6 +165,9 @@ class Interfaces:
             return None
         self._old = ()
         self._fail("", [])
+        for change in settled.done:
+            if isinstance(change, SetMtu):
+                self._own_mtu.setdefault(change.device, change.was)
         for name, some in self._wanted.items():
             self._report(name, some, settled, lent)
         return settled

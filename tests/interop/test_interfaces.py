@@ -265,6 +265,8 @@ def test_a_new_configuration(house: House) -> None:
     house.reload(OFFICE)
     house.wait(OFFICE)
     assert house.here.link("br-lan") is None
+    house.reload({**OFFICE, "mtu": 0})
+    house.wait({**OFFICE, "mtu": 1500})
     house.reload()
     assert house.product.status()["services"]["interfaces"] == "running"
     assert house.here.addresses("e0") == set()

@@ -5,6 +5,7 @@ Posthouse's own DHCP client against a dnsmasq that somebody else runs.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -333,6 +334,37 @@ def test_udhcpc_ends_with_us(wire: tuple[Namespace, Namespace], tmp_path: Path) 
         assert lent(here) == before  # stays until the server has spoken
         said(product, "from the DHCP server", 2)
         assert lent(here) == before
+
+
+def test_without_privileges(wire: tuple[Namespace, Namespace], tmp_path: Path) -> None:
+    """The rest runs, and the journal says what is missing."""
+    here, _ = wire
+    libc = ctypes.CDLL(None, use_errno=True)
+    drop_from_bounding_set, capabilities = 24, 41  # prctl(2), capabilities(7)
+
+    def poor() -> None:
+        here.enter()
+        for capability in range(capabilities):
+            libc.prctl(drop_from_bounding_set, capability, 0, 0, 0)
+
+    here.ip("link", "set", "e0", "up")
+    pool = {"addresses": ["192.168.77.1/24"], "dhcp_pool": LAN["dhcp_pool"]}
+    product = Product(
+        tmp_path, {"site": {"name": "harbour", "state": tmp_path / "state", "runtime": tmp_path / "run"},
+                   "interface": [OFFICE, {"name": "lan", "device": "br-lan", "ports": ["p0"], **pool}]}, {},
+    )  # fmt: skip
+    try:
+        product.start(preexec_fn=poor)
+        said(product, "lan: not as configured, tried again: bridge br-lan was missing: Operation not permitted")
+        said(product, "office: no lease, asked again: udhcpc ended with 1: socket: Operation not permitted")
+        said(product, "no DHCP and DNS for lan, tried again: it ended with 2: dnsmasq: ")
+        services = product.status()["services"]
+        assert {services[name] for name in ("interfaces", "dnsmasq", "smtp")} == {"running"}
+        assert product.stop() == 0
+    finally:
+        if product.alive:
+            product.kill()
+    assert [line for line in product.journal().splitlines() if " E " in line or "Traceback" in line] == []
 
 
 def test_a_lease_that_ends(wire: tuple[Namespace, Namespace], tmp_path: Path) -> None:
