@@ -133,9 +133,10 @@ class Guest:
     def _read(self) -> None:
         assert self.machine.agent is not None
         try:
-            for line in self.machine.agent.makefile("rb"):
-                reply = json.loads(line)
-                self._waiting.pop(reply["id"]).set_result(reply)
+            with self.machine.agent.makefile("rb") as lines:
+                for line in lines:
+                    reply = json.loads(line)
+                    self._waiting.pop(reply["id"]).set_result(reply)
         except OSError:
             pass  # closed by us
         for future in list(self._waiting.values()):

@@ -64,6 +64,7 @@ virtual_minimum_uid = 1
 virtual_uid_maps = static:65534
 virtual_gid_maps = static:65534
 message_size_limit = 52428800
+virtual_mailbox_limit = 0
 local_header_rewrite_clients =
 disable_mime_input_processing = yes
 """,
@@ -114,7 +115,7 @@ def prepare(guest: Guest) -> None:
         guest.put(path, text.lstrip(), mode=0o755 if path.startswith("/usr") else 0o600 if "secrets" in path else 0o644)
     boxes = " ".join(f"/srv/mail/{n}/Maildir/{sub}" for n in (*LOGINS, WORLD) for sub in ("tmp", "new", "cur"))
     guest.sh(
-        f"modprobe -a ppp_async ppp_deflate bsd_comp; ip link add behind type dummy; ip addr add {SERVER}/32 dev behind;"
+        f"hostname mail.isp.example; modprobe -a ppp_async ppp_deflate bsd_comp; ip link add behind type dummy; ip addr add {SERVER}/32 dev behind;"
         f"ip link set behind up; mkdir -p {boxes}; chown -R nobody:nogroup /srv/mail; newaliases; postfix start;"
         "dovecot; dnsmasq"
     )
@@ -137,10 +138,15 @@ class Provider:
 
     def waiting(self, login: str) -> list[bytes]:
         """What lies in a mailbox, or of `WORLD` what came for others; Postfix has delivered all that it took."""
-        self.guest.wait("test -z \"$(find /var/spool/postfix/maildrop /var/spool/postfix/incoming /var/spool/postfix/active "
-                        "/var/spool/postfix/deferred -type f)\"", "Postfix's queue is empty")  # fmt: skip
+        self.guest.wait("postqueue -p | grep -q 'queue is empty'", "Postfix's queue is empty")
         names = self.guest.sh(f"find /srv/mail/{login}/Maildir/new /srv/mail/{login}/Maildir/cur -type f").split()
         return [self.guest.get(name) for name in sorted(names)]
+
+    def wait_free(self) -> None:
+        """Until its modem waits for the next call: after a lost one it notices by LCP echo."""
+        self.guest.wait(
+            "test $(pgrep -c '^chat$') = 1 && ! ip link show ppp0 2>/dev/null", "the provider's modem is free"
+        )
 
     def set_password(self, secret: str) -> None:
         """Of the site's PPP login, from its next call on."""

@@ -12,6 +12,7 @@ such a one. ttyS0 is the console, ttyS1 the modem's serial port; a virtio serial
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 QEMU = "qemu-system-x86_64"
 ACCEL = os.environ.get("POSTHOUSE_VM_ACCEL", "tcg,thread=multi,tb-size=256")
@@ -36,7 +37,7 @@ MONITOR_S = 120.0
 END_S = 10.0
 STATE_DISK = "2G"
 """Virtual size of the disk that takes snapshots; it grows with what is saved."""
-SAVE_TRIES = 3
+UNPLUG_S = 30.0
 
 _running: list[Machine] = []
 
@@ -66,7 +67,7 @@ class Machine:
     process: subprocess.Popen[bytes] | None = None
     agent: socket.socket | None = None
     _monitor: socket.socket | None = None
-    _lines: Iterator[bytes] = field(default_factory=lambda: iter(()))
+    _said: BinaryIO = field(default_factory=io.BytesIO)
 
     @property
     def console_log(self) -> Path:
@@ -96,8 +97,8 @@ class Machine:
                 )  # fmt: skip
             try:
                 self.agent, self._monitor = self._accept(agent), self._accept(monitor)
-                self._lines = iter(self._monitor.makefile("rb"))
-                next(self._lines)  # the greeting
+                self._said = self._monitor.makefile("rb")
+                self._said.readline()  # the greeting
                 self.command("qmp_capabilities")
             except BaseException:
                 self.end()
@@ -107,7 +108,10 @@ class Machine:
         """At once, as a power cut. Idempotent."""
         for end in (self.agent, self._monitor):
             if end is not None:
+                with contextlib.suppress(OSError):  # QEMU may have gone before
+                    end.shutdown(socket.SHUT_RDWR)  # whoever reads there gets an end of file
                 end.close()
+        self._said.close()
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -162,12 +166,32 @@ class Machine:
         assert self._monitor is not None
         self._monitor.settimeout(MONITOR_S)
         self._monitor.sendall(json.dumps({"execute": name, "arguments": arguments}).encode())
-        for line in self._lines:
+        for line in self._said:
             reply = json.loads(line)
             if "return" in reply:
                 return reply["return"]
             assert "error" not in reply, f"{name}: {reply['error']['desc']}"
         raise AssertionError(f"{name}: QEMU has gone")
+
+    def plug_serial(self, name: str, modem: Path | None) -> None:
+        """Plugs in a USB serial adapter; `modem` is the unix socket behind it, None a port with nothing."""
+        address = {"type": "unix", "data": {"path": str(modem)}}
+        backend = {"type": "ringbuf", "data": {}} if modem is None else {
+            "type": "socket", "data": {"addr": address, "server": False}}  # fmt: skip
+        self.command("chardev-add", id=f"{name}-port", backend=backend)
+        self.command("device_add", driver="usb-serial", id=name, chardev=f"{name}-port", bus="usb.0")
+
+    def unplug_serial(self, name: str) -> None:
+        self.command("device_del", id=name)
+        end = time.monotonic() + UNPLUG_S
+        while True:  # the port goes with the adapter, a moment later
+            try:
+                self.command("chardev-remove", id=f"{name}-port")
+                return
+            except AssertionError:
+                if time.monotonic() > end:
+                    raise
+            time.sleep(0.05)
 
     def save(self, name: str) -> Path:
         """The whole machine as it is now, into `state_disk` under `name`; it goes on running."""

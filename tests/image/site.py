@@ -43,11 +43,11 @@ p.quit()
 """
 _WATCH = """
 while :; do
-    for d in /sys/class/net/ppp*; do
-        [ -e $d ] && cat $d/statistics/rx_bytes $d/statistics/tx_bytes | xargs echo $(basename $d) >/run/counted.new &&
-            [ -s /run/counted.new ] && mv /run/counted.new /run/counted
+    for d in /sys/class/net/posthouse*/statistics; do
+        counted=$(cat $d/rx_bytes $d/tx_bytes) 2>/dev/null || continue
+        echo $counted >/run/counted.new && mv /run/counted.new /run/counted
     done
-    ip route show default >/run/routes.new; [ -s /run/routes.new ] && mv /run/routes.new /run/routes
+    ip route show table all default >>/run/routes
     sleep 0.1
 done
 """
@@ -78,7 +78,9 @@ def config() -> Table:
 
 def prepare(guest: Guest) -> None:
     """What a site's machine has before Posthouse starts: the kernel's PPP, a password's string, code that was read."""
-    guest.sh("modprobe -a ppp_async ppp_deflate bsd_comp; groupadd -f posthouse; mkdir -p /etc/posthouse")
+    guest.sh(
+        "hostname harbour; modprobe -a ppp_async ppp_deflate bsd_comp; groupadd -f posthouse; mkdir -p /etc/posthouse"
+    )
     guest.sh(f"echo {PASSWORD} | posthouse passwd >/etc/posthouse/password")
     guest.sh("python3 -c 'import appliance.app, pyroute2'")
 
@@ -137,6 +139,13 @@ class Site:
         )  # fmt: skip
         return self.ask("calls")[-1]  # type: ignore[no-any-return]
 
+    def wait_calls(self, count: int, *, seconds: float = CALL_S) -> None:
+        """Until so many calls have begun."""
+        self.guest.wait(
+            "posthouse calls --json | python3 -c \"import json,sys; sys.exit(len(json.load(sys.stdin)) < " + str(count) + ')"',
+            f"{count} calls have begun", seconds=seconds,
+        )  # fmt: skip
+
     # ---- its users
     def send(self, to: str, data: bytes, *, user: str = PLAIN_USER) -> None:
         script = _SEND.format(port=SMTP, user=user, password=PASSWORD, sender=f"{user}@harbour.example", to=[to])
@@ -149,13 +158,13 @@ class Site:
 
     # ---- what the kernel has
     def watch_line(self) -> None:
-        """From now on notes the PPP interface's counters and the main table's default route, ten times a second."""
+        """From now on notes the PPP interface's counters and every default route, ten times a second."""
         self.guest.put("/usr/local/sbin/watch-line", "#!/bin/sh\n" + _WATCH, mode=0o755)
         self.guest.daemon("watch-line", log="/dev/null")
 
     def counted(self) -> tuple[int, int]:
         """(in, out) of the last PPP interface as `watch_line` last saw it."""
-        _, came, went = self.guest.get("/run/counted").split()
+        came, went = self.guest.get("/run/counted").split()
         return int(came), int(went)
 
     def interfaces(self) -> list[str]:

@@ -6,6 +6,7 @@ socket. The exchange keeps the rate to the byte, and its records are what a call
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ SITE = "0451234567"
 OTHER = "0459999999"
 """Somebody else, who can keep the provider's line busy."""
 
+CARRIED_S = 90.0
+"""From a request for a call to bytes of its mail on the wire: 10 s on an idle machine."""
+
 
 @dataclass(eq=False)
 class Socket:
@@ -31,22 +35,16 @@ class Socket:
 
     modem: Modem
     path: Path
-    plugged: trio.Event
-    scope: trio.CancelScope
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        while True:
-            await self.plugged.wait()
-            with trio.CancelScope() as self.scope, trio.socket.socket(trio.socket.AF_UNIX) as listener:
-                self.path.unlink(missing_ok=True)
-                await listener.bind(str(self.path))
-                listener.listen(1)
-                task_status.started()
-                task_status = trio.TASK_STATUS_IGNORED
-                while True:
-                    port, _ = await listener.accept()
-                    await self.modem.serve(trio.SocketStream(port))
+        with trio.socket.socket(trio.socket.AF_UNIX) as listener:
             self.path.unlink(missing_ok=True)
+            await listener.bind(str(self.path))
+            listener.listen(1)
+            task_status.started()
+            while True:
+                port, _ = await listener.accept()
+                await self.modem.serve(trio.SocketStream(port))
 
 
 @dataclass(eq=False)
@@ -67,8 +65,7 @@ async def open_network(folder: Path, *, rate: int, guard_s: float = 0.4) -> Asyn
             ("provider", Modem(exchange, PROVIDER, profile={0: 1, 12: round(guard_s * 50)})),
         ):
             exchange.subscribe(modem)
-            socket = Socket(modem, folder / f"{name}.modem", trio.Event(), trio.CancelScope())
-            socket.plugged.set()
+            socket = Socket(modem, folder / f"{name}.modem")
             await nursery.start(socket.run)
             sockets.append(socket)
         yield Network(exchange, *sockets)
@@ -108,6 +105,13 @@ class Telephone(LabThread):
         """Bytes that the call which is up has carried both ways; 0 while none is."""
         return sum(c.record.bytes_in + c.record.bytes_out for c in self.network.exchange.circuits)
 
+    def wait_carried(self, count: int, *, seconds: float = CARRIED_S) -> None:
+        """Until a call is up and has carried so many bytes."""
+        end = time.monotonic() + seconds
+        while self.carried < count:
+            assert time.monotonic() < end, f"no call carried {count} bytes within {seconds:g} s: {self.records}"
+            time.sleep(0.02)
+
     # ---- what a test does
     def drop(self) -> None:
         """The carrier is lost in the middle of a call."""
@@ -135,14 +139,3 @@ class Telephone(LabThread):
 
     async def _occupy(self, other: Modem) -> None:
         await self.network.exchange.place(other, PROVIDER, patience_s=60)
-
-    def unplug(self) -> None:
-        """The site's modem is pulled out: a USB adapter is gone with it."""
-        self.do(self._unplug)
-
-    def _unplug(self) -> None:
-        self.network.site.plugged = trio.Event()
-        self.network.site.scope.cancel()
-
-    def plug(self) -> None:
-        self.do(lambda: self.network.site.plugged.set())

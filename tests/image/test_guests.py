@@ -59,3 +59,21 @@ def test_pppd_calls_pppd_and_the_line_keeps_its_rate(machine: Start, provider: P
     assert pppd().code == 5  # by a signal
     assert telephone.dials == [PROVIDER]
     assert near.sh("ls /sys/class/net").split() == ["lo"]
+
+
+@pytest.mark.long
+def test_a_usb_modem_that_is_unplugged_comes_back_as_another_tty(machine: Start, telephone: Telephone) -> None:
+    near = machine("plain", prepare)
+    near.sh("modprobe -a xhci_pci ftdi_sio")
+    modem = telephone.folder / "site.modem"
+    near.machine.plug_serial("modem", modem)
+    near.wait("test -c /dev/ttyUSB0", "the adapter is there")
+    ask = "chat '' AT OK </dev/ttyUSB{n} >/dev/ttyUSB{n}"
+    near.run("bash", "-c", f"stty -F /dev/ttyUSB0 raw -echo; {ask.format(n=0)}")
+    near.machine.unplug_serial("modem")
+    near.wait("test ! -e /dev/ttyUSB0", "the adapter is gone")
+    near.machine.plug_serial("other", None)
+    near.wait("test -c /dev/ttyUSB0", "another adapter has taken its name")
+    near.machine.plug_serial("modem", modem)
+    near.wait("test -c /dev/ttyUSB1", "the modem is back")
+    near.run("bash", "-c", f"stty -F /dev/ttyUSB1 raw -echo; {ask.format(n=1)}")
