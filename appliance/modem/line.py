@@ -48,6 +48,9 @@ STREAM_S: Final = 60.0
 """A connection over the line: name look-up and TCP's handshake, with retransmissions at 1, 3, 7 and 15 s (RFC 6298)."""
 NEXT_ADDRESS_S: Final = 5.0
 """Before a host's next address is tried beside the first (RFC 8305 says 250 ms, less than one round trip here)."""
+BUSY_S: Final = 8.0
+"""A port that another program has is waited for: longer than pppd may take to end (`pppd.STOP_S` and `END_S`)."""
+BUSY_POLL_S: Final = 0.5
 AT_TRIES: Final = 2
 """The first AT after a pause may be lost to a modem that wakes up or finds its speed."""
 
@@ -191,10 +194,21 @@ class ModemLine:
 
     async def _opened(self) -> Dialogue:
         if self._dialogue is None:
-            self._port = await self._open_port()
+            self._port = await self._open_when_free()
             self._dialogue = Dialogue(self._port, self.name, self._timing)
             self._hook = _Hook.UNKNOWN
         return self._dialogue
+
+    async def _open_when_free(self) -> Port:
+        """A Posthouse that was killed in a call leaves the port with pppd, which gives it back within seconds."""
+        deadline = trio.current_time() + BUSY_S
+        while True:
+            try:
+                return await self._open_port()
+            except PortError as error:
+                if not error.busy or trio.current_time() >= deadline:
+                    raise
+            await trio.sleep(BUSY_POLL_S)
 
     async def _close(self) -> None:
         port, self._port, self._dialogue = self._port, None, None

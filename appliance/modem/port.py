@@ -55,7 +55,11 @@ _WORDS: Final = {
 
 
 class PortError(Exception):
-    """The port can't be opened or used any more; the text is a plain sentence."""
+    """The port can't be opened or used any more; the text is a plain sentence. `busy`: another program has it."""
+
+    def __init__(self, text: str, *, busy: bool = False) -> None:
+        super().__init__(text)
+        self.busy = busy
 
 
 class Port(Protocol):
@@ -199,7 +203,8 @@ async def open_serial(path: str, baud: int, flow: str) -> SerialPort:
     except trio.TooSlowError:
         raise PortError(f"{path}: opening the port took longer than {OPEN_S:g} s") from None
     except (OSError, termios.error, ValueError, NotImplementedError) as error:  # SerialException is an OSError
-        raise PortError(f"{path}: {_in_words(error, baud)}") from error
+        busy = isinstance(error, OSError) and error.errno in (errno.EBUSY, errno.EAGAIN)
+        raise PortError(f"{path}: {_in_words(error, baud)}", busy=busy) from error
     finally:
         if not finished:  # a thread can't be stopped: whichever of the two comes last closes
             with lock:

@@ -431,6 +431,24 @@ async def test_a_port_that_cannot_be_opened(autojump_clock: Any, caplog: pytest.
     assert said(caplog, "modem-problem") == ["pstn: /dev/ttyS9: there is no such port"]
 
 
+@pytest.mark.parametrize(("busy_s", "outcome"), [(3.0, None), (30.0, Outcome.MODEM_SILENT)])
+async def test_a_port_that_another_program_has_is_waited_for(
+    autojump_clock: Any, busy_s: float, outcome: Outcome | None
+) -> None:
+    async with modem_with_lines() as modem:
+        began = trio.current_time()
+
+        async def open_port() -> FakePort:
+            if trio.current_time() - began < busy_s:
+                raise PortError("/dev/ttyS1: the port is in use by another program", busy=True)
+            return FakePort(modem, has_lines=False)
+
+        line = ModemLine(config(), open_port=open_port)
+        assert await line.prepare() is outcome
+        assert trio.current_time() - began < 15
+        await line.hang_up()
+
+
 async def test_what_is_not_built_says_so(autojump_clock: Any) -> None:
     for name in ("gsm", "iridium"):
         with pytest.raises(ProfileNotBuilt, match="not built yet"):

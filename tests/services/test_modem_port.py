@@ -113,8 +113,9 @@ async def test_closing_is_done_under_cancellation() -> None:
 async def test_a_port_in_use(tmp_path: Path) -> None:
     async with modem_on_pty() as (_, path):
         port = await open_serial(path, 115200, "none")
-        with pytest.raises(PortError, match="in use by another program"):
+        with pytest.raises(PortError, match="in use by another program") as raised:
             await open_serial(path, 115200, "none")
+        assert raised.value.busy
         await port.aclose()
         other = os.open(path, os.O_RDWR | os.O_NOCTTY)
         fcntl.flock(other, fcntl.LOCK_EX)
