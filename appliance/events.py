@@ -172,6 +172,20 @@ RELAY_RECORD_TORN = Event(
     "{file}: the last {bytes} bytes are torn and left out",
     "Half-written at a power cut and never acknowledged.",
 )
+PEER_UP = Event("peer-up", _I, "the link to the relay server {peer} ({client}) is up")
+PEER_DOWN = Event("peer-down", _I, "the link to the relay server {peer} has ended: {why}")
+PEER_FAILED = Event(
+    "peer-failed",
+    _W,
+    "no link to the relay server {peer} at {address}: {why}",
+    "Check the peer's `address`, `fingerprint` and `secret`, on both sides.",
+)
+NAME_TAKEN = Event(
+    "name-taken",
+    _E,
+    "behind {peer} there is another relay server called {name}",
+    "Every relay server needs a `site.name` of its own: give one of them another.",
+)
 CIRCUIT_FAILED = Event(
     "circuit-failed",
     _W,

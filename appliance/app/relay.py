@@ -15,7 +15,6 @@ from appliance import events
 from appliance.clock import rfc3339
 from appliance.config.passwords import verify_password
 from appliance.control.server import ControlError
-from appliance.relay.directory import Directory
 from appliance.relay.identity import device_identity, own_identity, server_context
 from appliance.relay.records import Records
 from appliance.relay.server import RelayServer
@@ -34,6 +33,7 @@ __all__ = ["RelayPart"]
 
 KEY: Final = "relay"
 """keys/relay.pem and keys/relay.key."""
+SECRET_BYTES: Final = 32
 
 
 class RelayPart:
@@ -43,13 +43,14 @@ class RelayPart:
     def __init__(self, house: House) -> None:
         self._house = house
         self._server: RelayServer | None = None
-        self._directory: Directory | None = None
 
     def slice(self, config: Config) -> tuple[object, ...] | None:
         relay = config.relay
         if not (relay.listen or relay.peer or relay.account or relay.device):
             return None
-        return (config.site.name, relay.listen, relay.peer, relay.duplicate_login, relay.forget_after_s, relay.device)
+        secrets = tuple(config.secrets.get(peer.secret) for peer in relay.peer)
+        kept = (relay.duplicate_login, relay.forget_after_s, relay.device)
+        return (config.site.name, relay.listen, relay.peer, secrets, *kept)
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         house = self._house
@@ -58,27 +59,18 @@ class RelayPart:
         listeners = await open_listeners([parse_address(a) for a in config.relay.listen])
         sockets = [socket.socket(fileno=listener.socket.detach()) for listener in listeners]
         addresses = [str(Address(*s.getsockname()[:2])) for s in sockets]
-        identity, records = await trio.to_thread.run_sync(_stored, core, site)
-        directory = self._directory = Directory(site, records["table"], core.clock)
+        identity, records, devices = await trio.to_thread.run_sync(_stored, core, config)
         server = self._server = RelayServer(
             site=site,
             config=config.relay,
+            keys={peer.name: _key(config, peer.secret) for peer in config.relay.peer},
             identity=identity,
             context=server_context(identity),
-            table=directory,
-            enrolments=records["enrolled"],
-            waiting=records["waiting"],
+            records=records,
             verify=verify_password,
             clock=core.clock,
-            device_counter=lambda name: directory.known_counter(name) + 1,
+            devices=devices,
         )
-        for device in config.relay.device:
-            own = await trio.to_thread.run_sync(device_identity, core.disk, core.paths.keys, device.name)
-            server.devices.add(device, own.key, own.der, own.digest)
-        directory.local = server.here
-        directory.start = server.start
-        directory.changed = server.table_changed
-        self.configure(config)
         for sock, address in zip(sockets, addresses, strict=True):
             sock.setblocking(False)
             events.emit(events.LISTENING, service=self.name, address=address)
@@ -86,13 +78,12 @@ class RelayPart:
         try:
             await server.run(sockets, task_status=task_status)
         finally:
-            self._server = self._directory = None
+            self._server = None
             house.listeners[self.name] = []
 
     def configure(self, config: Config) -> None:
         """Takes over what needs no restart."""
-        if self._server is not None and self._directory is not None:
-            self._directory.configure(config.relay)
+        if self._server is not None:
             self._server.configure(config.relay)
 
     async def drain(self) -> None:
@@ -112,7 +103,7 @@ class RelayPart:
         return {"local": local, "remote": len(rows) - local}
 
     def _rows(self) -> list[dict[str, Any]]:
-        return list(self._directory.rows()) if self._directory is not None else []
+        return list(self._server.directory.rows()) if self._server is not None else []
 
     async def terminals(self, arguments: Mapping[str, Any], progress: Progress) -> list[dict[str, Any]]:
         """`posthouse terminals` (DESIGN §6)."""
@@ -132,12 +123,39 @@ class RelayPart:
 
     async def peers(self, arguments: Mapping[str, Any], progress: Progress) -> list[dict[str, Any]]:
         """`posthouse peers` (DESIGN §6)."""
-        return []
+        server, now = self._server, trio.current_time()
+        if server is None:
+            return []
+        wall = self._house.core.clock.now().wall
+        out = []
+        for peer in server.peers.all.values():
+            moved = server.peers.moved(peer)
+            s = server.peers.registry.slices.get(peer.name)
+            out.append(
+                {
+                    "name": peer.name,
+                    "address": peer.address,
+                    "state": server.peers.state(peer),
+                    "since": rfc3339(wall - (now - peer.since)) if peer.ever else None,
+                    "back_at": None if peer.back is None else rfc3339(wall + peer.back - now),
+                    "entries": len(s.entries) if s is not None else 0,
+                    "bytes_in": moved[0],
+                    "bytes_out": moved[1],
+                }
+            )
+        return out
+
+    def peer_counts(self) -> dict[str, int]:
+        """`peers` of `status`."""
+        counts = {"up": 0, "suspended": 0, "lost": 0, "never": 0}
+        for peer in self._server.peers.all.values() if self._server is not None else ():
+            counts[self._server.peers.state(peer)] += 1  # type: ignore[union-attr]
+        return counts
 
     async def why(self, arguments: Mapping[str, Any], progress: Progress) -> str:
         """`posthouse why NAME`."""
         name = str(arguments.get("name"))
-        row = self._directory.row(name) if self._directory is not None else None
+        row = self._server.directory.row(name) if self._server is not None else None
         if row is None:
             return f"a call of {name} is refused (not-registered): no terminal of that name has logged in"
         if row["presence"] == "online":
@@ -156,8 +174,22 @@ class RelayPart:
         return f"posthouse1:{where},{name},{server.identity.fingerprint},{password}"
 
 
-def _stored(core: Core, site: str) -> tuple[Identity, dict[str, Records]]:
-    """Our certificate, and what the relay server keeps. Blocks; raises OSError."""
-    identity = own_identity(core.disk, core.paths.keys, KEY, site)
-    folder = core.paths.relay
-    return identity, {n: Records(core.disk, core.committer, folder / n) for n in ("table", "enrolled", "waiting")}
+def _key(config: Config, secret: str) -> bytes:
+    """The 32 bytes of a peer's secret. Raises OSError, in words for a person."""
+    try:
+        key = bytes.fromhex(config.secrets.get(secret, ""))
+    except ValueError:
+        key = b""
+    if len(key) != SECRET_BYTES:
+        raise OSError(
+            f"the secret {secret} of a relay.peer is not {SECRET_BYTES} bytes in hex (`openssl rand -hex 32`)"
+        )
+    return key
+
+
+def _stored(core: Core, config: Config) -> tuple[Identity, dict[str, Records], dict[str, Identity]]:
+    """Our certificate, what the relay server keeps, the devices' certificates. Blocks; raises OSError."""
+    keys, folder = core.paths.keys, core.paths.relay
+    identity = own_identity(core.disk, keys, KEY, config.site.name)
+    records = {n: Records(core.disk, core.committer, folder / n) for n in ("table", "enrolled", "waiting")}
+    return identity, records, {d.name: device_identity(core.disk, keys, d.name) for d in config.relay.device}

@@ -62,7 +62,7 @@ class Verbs:
             "queue": queue_figures(core.office, now.wall),
             "users": len(self.house.config.user),
             "terminals": self.house.relay.counts(),
-            "peers": {"up": 0, "suspended": 0, "lost": 0, "never": 0},
+            "peers": self.house.relay.peer_counts(),
             "services": self.house.supervisor.states(),
             "listeners": self.house.listeners,
             "storage": {"flushes": core.disk.flushes, "free_bytes": core.office.free_bytes()},

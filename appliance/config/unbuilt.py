@@ -49,7 +49,11 @@ def _all(config: Config) -> Iterator[Found]:
                 yield ("user", i, "account", j, key), is_set, what
     relay = config.relay
     for i, peer in enumerate(relay.peer):
-        yield ("relay", "peer", i), peer, "linking relay servers"
+        yield (
+            ("relay", "peer", i, "connect"),
+            peer.connect == "call" and peer.address,
+            "linking relay servers by a call",
+        )
     yield ("alerts", "to"), config.alerts.to, "sending alerts"
     yield ("alerts", "every"), config.alerts.every_s is not None, "sending alerts"
     yield ("console", "password"), config.console.password, "the console"

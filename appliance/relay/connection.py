@@ -77,12 +77,13 @@ class Connection:
         client: str,
         *,
         frame_limit: int,
-        leave: Callable[[], None],
+        leave: Callable[[], None] = lambda: None,
+        opened_here: bool = False,
     ) -> None:
         """`sock`: connected and non-blocking, ours from now on. `leave` is called when it is authenticated, or over.
         Raises OSError."""
         self._epoll, self._timers = epoll, timers
-        self._sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        self._sock = context.wrap_socket(sock, server_side=not opened_here, do_handshake_on_connect=False)
         self.client = client
         self.speaker: Speaker | None = None
         self._decoder = Decoder(frame_limit)
@@ -157,6 +158,10 @@ class Connection:
         self._later = None
         self._left()
         self._tell_end(why)
+
+    def peer_certificate(self) -> bytes:
+        """DER; once it is open, of one that we opened."""
+        return self._sock.getpeercert(binary_form=True) or b""
 
     @property
     def over(self) -> bool:

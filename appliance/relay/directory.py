@@ -1,130 +1,189 @@
-"""Who is where, as terminals and requests ask it (`server.Table`): the login table joined with the configuration's
-accounts and devices, and with who is connected here.
+"""Who is where, as terminals, requests and the control socket ask it (`server.Table`): the login table and the routes,
+joined with the configuration's accounts, devices and peers.
 
-It must not know connections. Times in the table are moments of the wall clock, since entries outlive a start.
+It owns the judgement which of several owners' entries of a name stands, and what is shown of it; it must not know
+connections. A remote entry counts where `relay.peer.terminals` takes the name from behind that neighbour, and for one
+of our accounts only where it `roams`; never for a device.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
+import trio
+
+from appliance.relay.registry import LOST, OFFLINE, ONLINE, REMOVED
 from appliance.relay.request import Found
+from appliance.relay.routes import UP
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from appliance.clock import Clock
     from appliance.config.model import Relay
-    from appliance.relay.records import Records
+    from appliance.relay.peers import Peers
+    from appliance.relay.registry import Entry
     from appliance.relay.request import Ask, Link
     from appliance.relay.requests import Callee
+    from appliance.relay.routes import Route
 
 __all__ = ["Directory"]
 
 DAY_S: Final = 86400.0
-
-
-@dataclass(slots=True)
-class _Entry:
-    counter: int
-    presence: str
-    since: float
-    services: tuple[str, ...]
-    fingerprint: bytes
+_WORDS: Final = {ONLINE: "online", LOST: "lost", OFFLINE: "offline"}
 
 
 class Directory:
-    """`local(name)`: who is online here; `start` runs in the background; `changed` is told the names whose rows are
-    other ones."""
+    """`peers` and `local(name)` (who is online here) are set by the server; so is `keep(name)`, called when one of our
+    own entries has changed."""
 
-    def __init__(
-        self,
-        site: str,
-        records: Records,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, site: str, clock: Clock) -> None:
         self._site = site
-        self._records = records
         self._clock = clock
-        self._entries: dict[str, _Entry] = {}
         self._may_call: dict[str, tuple[str, ...]] = {}
         self._callers: dict[str, tuple[str, ...]] = {}
+        self._roams: dict[str, bool] = {}
         self._devices: frozenset[str] = frozenset()
+        self._by_call: frozenset[str] = frozenset()
+        self.peers: Peers
         self.local: Callable[[str], Callee | None] = lambda name: None
-        self.start: Callable[[Callable[[], Awaitable[None]]], None] = lambda work: None
-        self.changed: Callable[[Sequence[str]], None] = lambda names: None
-        for name, value in records.values.items():
-            presence = "lost" if value["presence"] == "online" else value["presence"]
-            services, fingerprint = tuple(value["services"]), bytes.fromhex(value["fingerprint"])
-            self._entries[name] = _Entry(value["counter"], presence, value["since"], services, fingerprint)
+        self.keep: Callable[[str], None] = lambda name: None
 
     def configure(self, config: Relay) -> None:
         self._may_call = {account.name: account.may_call for account in config.account}
         self._callers = {account.name: account.callers for account in config.account}
+        self._roams = {account.name: account.roams for account in config.account}
         self._devices = frozenset(device.name for device in config.device)
         self._callers |= {device.name: device.callers for device in config.device}
+        self._by_call = frozenset(peer.name for peer in config.peer if peer.connect == "call")
+
+    # ---- which entry stands
+    def standing(self, name: str) -> tuple[str, Entry] | None:
+        """(owner, entry) of the name."""
+        found = [
+            (owner, entry)
+            for owner, entry in self.peers.registry.of(name)
+            if entry.presence != REMOVED and (owner == self._site or self._accepted(owner, name))
+        ]
+        return max(found, key=lambda f: (f[1].counter, f[0]), default=None)
+
+    def _accepted(self, owner: str, name: str) -> bool:
+        """Whether an entry of that owner is taken."""
+        if name in self._devices or self._roams.get(name) is False:
+            return False
+        way = self._way(owner)
+        if way is None:  # expired: whoever brought it
+            return any(self.takes_from(neighbour, name) for neighbour in self.peers.all)
+        return self.takes_from(way[0], name)
+
+    def takes_from(self, neighbour: str, name: str) -> bool:
+        """`relay.peer.terminals`."""
+        peer = self.peers.all.get(neighbour)
+        return peer is not None and _covers(peer.terminals, name)
+
+    def _way(self, owner: str) -> tuple[str, Route] | None:
+        return self.peers.routes.best(owner, trio.current_time())
+
+    def outranked(self, name: str) -> bool:
+        """Whether another owner's entry stands in place of ours."""
+        standing = self.standing(name)
+        return standing is not None and standing[0] != self._site
 
     # ---- logins
     def known_counter(self, name: str) -> int:
-        entry = self._entries.get(name)
-        return entry.counter if entry is not None else 0
+        entries = self.peers.registry.of(name)
+        return max((e.counter for o, e in entries if o == self._site or self._accepted(o, name)), default=0)
 
     def too_far_ahead(self, counter: int) -> bool:
         return self._clock.trusted and counter > (self._clock.now().wall + DAY_S) * 1000
 
     def online_elsewhere(self, name: str, fingerprint: bytes) -> bool:
-        return False
+        return any(
+            e.presence == ONLINE and e.fingerprint != fingerprint
+            for o, e in self.peers.registry.of(name)
+            if o != self._site and self._accepted(o, name)
+        )
 
     def logged_in(self, name: str, counter: int, services: Sequence[str], fingerprint: bytes) -> None:
-        now = self._clock.now().wall
-        self._entries[name] = _Entry(counter, "online", now, tuple(services), fingerprint)
-        self._keep(name)
+        self.peers.registry.publish(name, ONLINE, trio.current_time(), counter, services, fingerprint)
+        self._changed(name)
 
     def logged_out(self, name: str, counter: int, *, said: bool) -> None:
-        entry = self._entries[name]
-        entry.presence, entry.since = "offline" if said else "lost", self._clock.now().wall
-        self._keep(name)
+        entry = self.peers.registry.own.entries.get(name)
+        if entry is not None and entry.counter == counter and entry.presence == ONLINE:
+            self.peers.registry.set_presence(name, OFFLINE if said else LOST, trio.current_time())
+            self._changed(name)
 
-    def _keep(self, name: str) -> None:
-        entry = self._entries[name]
-        value = {"counter": entry.counter, "presence": entry.presence, "since": entry.since,
-                 "services": list(entry.services), "fingerprint": entry.fingerprint.hex()}  # fmt: skip
-
-        async def keep() -> None:
-            await self._records.put(name, value)
-
-        self.start(keep)
-        self.changed([name])
+    def _changed(self, name: str) -> None:
+        self.keep(name)
+        self.peers.dirty(self._site)
+        self.peers.merged([name])
 
     # ---- looking
+    def shown(self, owner: str, entry: Entry) -> tuple[str, float, float | None, tuple[str, ...]]:
+        """(presence as a word, since, moment when it is back, path) of an entry."""
+        if owner == self._site:
+            return _WORDS[entry.presence], entry.since, None, (self._site,)
+        way = self._way(owner)
+        if way is None:
+            return "expired", entry.since, None, ()
+        route = way[1]
+        path = (*route.path, self._site)
+        if entry.presence == OFFLINE:
+            return "offline", entry.since, None, path
+        if route.state == UP:
+            return _WORDS[entry.presence], entry.since, None, path
+        return route.state, route.since, route.back, path
+
     def rows(self) -> Iterator[dict[str, Any]]:
-        for name in tuple(self._entries):
+        for name in tuple(self.peers.registry.owners_of):
             row = self.row(name)
             if row is not None:
                 yield row
 
     def row(self, name: str) -> dict[str, Any] | None:
-        entry = self._entries.get(name)
-        if entry is None:
+        standing = self.standing(name)
+        if standing is None:
             return None
-        age = max(0.0, self._clock.now().wall - entry.since)
-        return {"name": name, "presence": entry.presence, "relay": self._site, "path": [self._site], "age": age,
-                "services": list(entry.services), "back_in": None}  # fmt: skip
+        owner, entry = standing
+        presence, since, back, path = self.shown(owner, entry)
+        now = trio.current_time()
+        row: dict[str, Any] = {"name": name, "presence": presence, "relay": owner, "path": list(path)}
+        row["age"], row["services"] = max(0.0, now - since), list(entry.services)
+        row["back_in"] = None if back is None else max(0.0, back - now)
+        return row
 
     def find(self, name: str) -> Found | None:
         if name in self._devices:
             return Found("online")  # a call tries it, whatever the last one found
-        entry = self._entries.get(name)
-        return Found(entry.presence) if entry is not None else None
+        standing = self.standing(name)
+        if standing is None:
+            return None
+        owner, entry = standing
+        if owner == self._site:
+            return Found(_WORDS[entry.presence])
+        presence, _, back, _ = self.shown(owner, entry)
+        way = self._way(owner)
+        if way is None:
+            return Found(presence)
+        peer = self.peers.all[way[0]]
+        back_in = None if back is None else max(0.0, back - trio.current_time())
+        return Found(presence, peer.link, back_in, by_call=peer.name in self._by_call and peer.link is None)
 
     def here(self, name: str) -> Callee | None:
         return self.local(name)
 
     # ---- permissions
     def vouched(self, link: Link, ask: Ask) -> bool:
-        return False
+        if not self.takes_from(link.name, ask.caller) or ask.path[-1] != link.name:
+            return False
+        s = self.peers.registry.slices.get(ask.path[0])
+        entry = s.entries.get(ask.caller) if s is not None else None
+        if entry is None or entry.presence != ONLINE or not self.peers.routes.says(link.name, ask.path[0]):
+            return False
+        return entry.fingerprint == _digest(ask.certificate)
 
     def may_call(self, caller: str, callee: str) -> bool:
         return _covers(self._may_call.get(caller, ()), callee)
@@ -132,6 +191,10 @@ class Directory:
     def may_ring(self, callee: str, caller: str, *, ours: bool) -> bool:
         callers = self._callers.get(callee, ())
         return _covers(callers, caller) if callers else ours
+
+
+def _digest(certificate: bytes) -> bytes:
+    return hashlib.sha256(certificate).digest()
 
 
 def _covers(patterns: Iterable[str], name: str) -> bool:

@@ -1,4 +1,5 @@
-"""The relay server as a whole: joins listener, terminals, requests, circuits and the login table, and runs them.
+"""The relay server as a whole: joins listener, terminals, devices, peers, requests, circuits and the login table, and
+runs them.
 
 It owns the tasks and the parts; it must not know calls or the control socket. What is async here runs in one nursery;
 all else happens in callbacks of the epoll set and of the timers.
@@ -7,9 +8,8 @@ all else happens in callbacks of the epoll set and of the timers.
 from __future__ import annotations
 
 import functools
-import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -17,25 +17,33 @@ from appliance import events
 from appliance.protocol.relay import encode
 from appliance.relay.circuits import Circuits, TooManyCircuits
 from appliance.relay.devices import Devices
+from appliance.relay.dialling import Dialling
+from appliance.relay.directory import Directory
 from appliance.relay.enrolment import Enrolment
 from appliance.relay.epoll import EpollSet
+from appliance.relay.links import PeerLink
 from appliance.relay.listener import Listener
+from appliance.relay.memory import Memory
+from appliance.relay.peers import Peer, Peers
 from appliance.relay.proof import prove_login
-from appliance.relay.records import Records
-from appliance.relay.requests import Directory, Requests
-from appliance.relay.terminals import LoginTable, Terminals
+from appliance.relay.requests import Requests
+from appliance.relay.routes import Routes
+from appliance.relay.terminals import Terminals
 from appliance.relay.tickets import Tickets
 from appliance.relay.timers import Timers
 from appliance.relay.waiting import Waiting
 
 if TYPE_CHECKING:
+    import socket
     import ssl
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from appliance.clock import Clock
     from appliance.config.model import Relay
     from appliance.relay.circuits import Circuit
+    from appliance.relay.connection import Connection
     from appliance.relay.identity import Identity
+    from appliance.relay.records import Records
     from appliance.relay.request import Link, Request
     from appliance.relay.requests import Callee
 
@@ -45,6 +53,7 @@ TERMINAL_CIRCUITS: Final = 64
 """RELAY §1: of one terminal, as caller or callee."""
 STOP_S: Final = 0.2
 """For the `bye` of everybody to leave."""
+TIDY_EVERY_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,53 +66,70 @@ class CircuitLabel:
     links: tuple[str, ...] = ()
 
 
-class Table(LoginTable, Directory, Protocol):
-    """The login table with the configuration, as `terminals` and `requests` see it."""
-
-
 class RelayServer:
-    """One run of the relay server. `verify(password, stored)` is `config.passwords`'; `over_line(address)`: whether a
-    local address is a line's; `line_wanted` is called when `waiting.line_wanted` may have changed."""
+    """One run of the relay server. `keys`: peer -> the shared secret's 32 bytes. `records` are "table", "enrolled" and
+    "waiting". `verify(password, stored)` is `config.passwords`'; `over_line(address)`: whether a local address is a
+    line's; `line_wanted` is called when `waiting.line_wanted` may have changed. `devices`: name -> its identity."""
 
     def __init__(
         self,
         *,
         site: str,
         config: Relay,
+        keys: Mapping[str, bytes],
         identity: Identity,
         context: ssl.SSLContext,
-        table: Table,
-        enrolments: Records,
-        waiting: Records,
+        records: Mapping[str, Records],
         verify: Callable[[str, str], bool],
         clock: Clock,
-        device_counter: Callable[[str], int] = lambda name: 1,
+        devices: Mapping[str, Identity],
         over_line: Callable[[str], bool] = lambda address: False,
         line_wanted: Callable[[], None] = lambda: None,
     ) -> None:
+        self.site = site
         self.identity = identity
         self.epoll = EpollSet()
         self.timers = Timers()
         self.tickets = Tickets()
         self.circuits = Circuits(self.epoll, idle_limit_s=config.idle_limit_s)
-        self.enrolment = Enrolment(enrolments, verify)
-        self.table = table
+        self.enrolment = Enrolment(records["enrolled"], verify)
+        self.directory = Directory(site, clock)
+        self.memory = Memory(records["table"], clock, site, self.start)
+        self._config = config
         self._of_terminal: dict[str, int] = {}
         self._nursery: trio.Nursery | None = None
+        registry = self.memory.registry
+        self.peers = Peers(
+            site,
+            registry,
+            Routes(site, config.forget_after_s),
+            self.timers,
+            changed=self._table_changed,
+            overruled=self._overruled,
+            outranked=self.directory.outranked,
+            keep=self.memory.keep_epoch,
+            make_link=lambda connection, name: self._link(connection, name, opened_there=True),
+        )
+        for peer in config.peer:
+            self.peers.all[peer.name] = Peer(peer.name, keys.get(peer.name, b""), peer.terminals, peer.address)
+        self.dialling = Dialling(site, self.epoll, self.timers, make_link=self._own_link)
+        self.directory.peers = self.peers
+        self.directory.local = self.here
+        self.directory.keep = self.memory.keep
         self.terminals = Terminals(
             site=site,
             enrolment=self.enrolment,
-            table=table,
+            table=self.directory,
             timers=self.timers,
             prove=functools.partial(prove_login, identity.der),
             start=self.start,
-            may_see=table.may_call,
+            may_see=self.directory.may_call,
             replace_others=config.duplicate_login == "replace",
             encode=encode,
         )
-        self.requests = self.terminals.requests = Requests(
+        self.requests = self.terminals.requests = self.peers.requests = Requests(
             site,
-            table,
+            self.directory,
             self.tickets,
             self.timers,
             join=self._join,
@@ -111,23 +137,30 @@ class RelayServer:
             may_have_another=lambda name: self._of_terminal.get(name, 0) < TERMINAL_CIRCUITS,
         )
         self.waiting = self.requests.waiting = Waiting(
-            waiting,
+            records["waiting"],
             clock,
             self.timers,
-            find=table.find,
+            find=self.directory.find,
             place=self.requests.place,
             start=self.start,
             changed=line_wanted,
         )
         self.devices = Devices(
-            table=table, tickets=self.tickets, requests=self.requests, counter=device_counter, start=self.start
+            table=self.directory,
+            tickets=self.tickets,
+            requests=self.requests,
+            counter=lambda name: max(registry.own.epoch * 1000, self.directory.known_counter(name) + 1),
+            start=self.start,
         )
+        for device in config.device:
+            own = devices[device.name]
+            self.devices.add(device, own.key, own.der, own.digest)
         self.listener = Listener(
             self.epoll,
             self.timers,
             context,
             self.tickets,
-            greet={"terminal": self.terminals.greet},
+            greet={"terminal": self.terminals.greet, "relay": self.peers.greet},
             over_line=over_line,
         )
         self.configure(config)
@@ -135,14 +168,19 @@ class RelayServer:
     async def run(
         self, sockets: Sequence[socket.socket], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Serves on these listening sockets until cancelled; circuits then end, terminals are told."""
+        """Serves on these listening sockets until cancelled; circuits then end, terminals are told. Raises OSError
+        where its beginning can't be recorded."""
+        await self.memory.begin()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 self.listener.open(sockets)
                 self.waiting.load()
-                for part in (self.epoll.run, self.timers.run, self.circuits.run, self.devices.run):
+                for part in (self.epoll.run, self.timers.run, self.circuits.run, self.devices.run, self._tidy):
                     nursery.start_soon(part)
+                for peer in self._config.peer:
+                    if peer.address and peer.connect == "always":
+                        nursery.start_soon(self.dialling.keep, self.peers.all[peer.name])
                 task_status.started()
         finally:
             self._nursery = None
@@ -151,6 +189,7 @@ class RelayServer:
     async def drain(self) -> None:
         """Accepts no more, and says `bye` to everybody."""
         self.listener.close()
+        self.peers.stop()
         self.terminals.stop()
         await trio.sleep(STOP_S)
 
@@ -161,20 +200,12 @@ class RelayServer:
         self.epoll.close()
 
     def configure(self, config: Relay) -> None:
-        """Takes over what may change while it runs: accounts and the limit of idleness."""
+        """Takes over what may change while it runs: accounts, their permissions, and the limit of idleness."""
+        self.directory.configure(config)
         self.enrolment.passwords = {account.name: account.password for account in config.account}
         self.circuits.idle_limit_s = config.idle_limit_s
         for name in [n for n in self.terminals.online if n not in self.enrolment.passwords]:
             self.terminals.forget(name)
-
-    def here(self, name: str) -> Callee | None:
-        """The terminal or the device of this name that is online here."""
-        return self.terminals.online.get(name) or self.devices.get(name)
-
-    def table_changed(self, names: Sequence[str]) -> None:
-        """The entries of these names, or the ways to them, are other ones."""
-        self.terminals.changed(names)
-        self.waiting.table_changed(names)
 
     async def enrol(self, name: str) -> str:
         """Forgets the name's certificate and ends its login; -> a one-time password. Raises OSError."""
@@ -182,11 +213,65 @@ class RelayServer:
         self.terminals.forget(name)
         return password
 
-    # ---- circuits
     def start(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Runs it in the background; nothing once the relay server has stopped."""
         if self._nursery is not None:
             self._nursery.start_soon(work)
 
+    # ---- the table
+    def here(self, name: str) -> Callee | None:
+        """The terminal or the device of this name that is online here."""
+        return self.terminals.online.get(name) or self.devices.get(name)
+
+    def _table_changed(self, names: Sequence[str]) -> None:
+        self.terminals.changed(names)
+        self.waiting.table_changed(names)
+
+    def _overruled(self, name: str) -> None:
+        self.memory.keep(name)
+        self.terminals.lost_elsewhere(name)
+
+    async def _tidy(self) -> None:
+        """Forgets who is gone for long."""
+        while True:
+            await trio.sleep(TIDY_EVERY_S)
+            for name in self.peers.tidy(self._config.forget_after_s):
+                self.memory.keep(name)
+
+    # ---- links
+    def _link(self, connection: Connection, name: str, *, opened_there: bool) -> PeerLink:
+        return PeerLink(
+            self.peers, self.timers, self.site, self.identity.der, connection, name, opened_there=opened_there
+        )
+
+    def _own_link(
+        self, connection: Connection, peer: Peer, keepalive: int, stays: float, back_in: float | None
+    ) -> PeerLink:
+        fingerprint = next(p.fingerprint for p in self._config.peer if p.name == peer.name)
+        return PeerLink(
+            self.peers,
+            self.timers,
+            self.site,
+            self.identity.der,
+            connection,
+            peer.name,
+            opened_there=False,
+            fingerprint=fingerprint,
+            keepalive=keepalive,
+            stays=stays,
+            back_in=back_in,
+        )
+
+    def _open_leg(self, link: Link, ticket: bytes, done: Callable[[int | None], None]) -> None:
+        assert isinstance(link, PeerLink)
+        address = self.peers.all[link.name].address
+
+        async def open_it() -> None:
+            done(await self.dialling.open_leg(link, address, ticket))
+
+        self.start(open_it)
+
+    # ---- circuits
     def _join(self, first: int, second: int, request: Request) -> None:
         ask = request.ask
         label = CircuitLabel(ask.caller, ask.callee, ask.service, request.links)
@@ -219,6 +304,3 @@ class RelayServer:
             bytes_up=up.moved,
             bytes_down=down.moved,
         )
-
-    def _open_leg(self, link: Link, ticket: bytes, done: Callable[[int | None], None]) -> None:
-        raise NotImplementedError

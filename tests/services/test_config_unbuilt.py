@@ -45,7 +45,10 @@ UNBUILT = [
         ACCOUNT + 'protocol = "pop3"\ncheck_every = "1d"',
         ["user[0].account[0].check_every: fetching less often than at each call"],
     ),
-    ('[[relay.peer]]\nname = "hub"\nsecret = "hex"', ["relay.peer[0]: linking relay servers"]),
+    (
+        f'[[relay.peer]]\nname = "hub"\nsecret = "hex"\naddress = "hub.example:7400"\nfingerprint = "sha256:{"0" * 64}"',
+        ["relay.peer[0].connect: linking relay servers by a call"],
+    ),
     (
         '[alerts]\nto = "a@b.example"\nevery = "7d"',
         ["alerts.to: sending alerts", "alerts.every: sending alerts"],

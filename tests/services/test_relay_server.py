@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from appliance.config.model import Relay, RelayAccount, RelayDevice
+from appliance.config.model import Relay, RelayAccount, RelayDevice, RelayPeer
 from appliance.relay.identity import device_identity, own_identity, server_context
 from appliance.relay.records import Records
 from appliance.relay.server import RelayServer
@@ -22,7 +22,6 @@ from appliance.transport import circuit
 from tests.fakes.clock import FakeClock
 from tests.fakes.committer import InlineCommitter
 from tests.fakes.relay_client import Client, Key, join
-from tests.fakes.relay_table import LocalTable
 
 KEYS = {name: Key(name) for name in ("pc11", "pc12", "other")}
 PASSWORD = "correct horse"
@@ -31,11 +30,18 @@ PASSWORD = "correct horse"
 @dataclass
 class House:
     server: RelayServer
-    table: LocalTable
     port: int
     root: Path
     clients: list[Client] = field(default_factory=list)
     counter: int = 1000
+
+    def presence(self, name: str) -> str | None:
+        row = self.server.directory.row(name)
+        return row["presence"] if row else None
+
+    async def until(self, name: str, presence: str | None) -> None:
+        while self.presence(name) != presence:
+            await trio.sleep(0.005)
 
     async def dial(self, name: str, **options: Any) -> Client:
         client = await Client.dial(self.port, name, **options)
@@ -55,35 +61,32 @@ class House:
 
 
 @contextlib.asynccontextmanager
-async def house(root: Path, **relay: Any) -> AsyncIterator[House]:
+async def house(
+    root: Path, *, name: str = "here", peers: tuple[RelayPeer, ...] = (), **relay: Any
+) -> AsyncIterator[House]:
     disk = Disk()
     keys = root / "keys"
     disk.mkdir(keys)
-    identity = own_identity(disk, keys, "relay", "here")
+    identity = own_identity(disk, keys, "relay", name)
     committer: Any = InlineCommitter(disk, root)
-    table = LocalTable()
-    accounts = tuple(RelayAccount(name=n, password=PASSWORD) for n in KEYS)
+    accounts = tuple(RelayAccount(name=n, password=PASSWORD, roams=True, callers=("*",)) for n in KEYS)
+    config = Relay(account=accounts, peer=peers, **relay)
     server = RelayServer(
-        site="here",
-        config=Relay(account=accounts, **relay),
+        site=name,
+        config=config,
+        keys={peer.name: bytes(32) for peer in peers},
         identity=identity,
         context=server_context(identity),
-        table=table,
-        enrolments=Records(disk, committer, root / "enrolled"),
-        waiting=Records(disk, committer, root / "waiting"),
+        records={n: Records(disk, committer, root / n) for n in ("table", "enrolled", "waiting")},
         verify=lambda password, stored: password == stored,
         clock=FakeClock(),
+        devices={device.name: device_identity(disk, keys, device.name) for device in config.device},
     )
-    for device in relay.get("device", ()):
-        own = device_identity(disk, keys, device.name)
-        server.devices.add(device, own.key, own.der, own.digest)
-    table.local = server.here
-    table.on_change = server.table_changed
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     listening.listen(256)
     listening.setblocking(False)
-    made = House(server, table, listening.getsockname()[1], root)
+    made = House(server, listening.getsockname()[1], root)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run, [listening])
@@ -101,16 +104,16 @@ async def test_a_login_is_enrolled_by_its_password_and_then_by_its_certificate(t
         )  # fmt: skip
         frame = await client.log_in(KEYS["pc11"], 7, services=["ssh"], password=PASSWORD)
         assert frame == ("welcome", {"relay": "here", "keepalive": 30})
-        assert h.table.entries["pc11"] == {"name": "pc11", "presence": "online", "services": ["ssh"], "relay": "here"}
+        row = h.server.directory.row("pc11")
+        assert row is not None
+        assert (row["presence"], row["services"], row["relay"], row["path"]) == ("online", ["ssh"], "here", ["here"])
         await client.send("bye", reason="logout")
         assert await client.receive() is None
-        assert h.table.entries["pc11"]["presence"] == "offline"
+        assert h.presence("pc11") == "offline"
         again = await h.dial("pc11")
         assert (await again.log_in(KEYS["pc11"], 8))[0] == "welcome"  # type: ignore[index]
         await again.close()
-        while h.table.entries["pc11"]["presence"] == "online":
-            await trio.sleep(0.01)
-        assert h.table.entries["pc11"]["presence"] == "lost"
+        await h.until("pc11", "lost")
 
 
 async def test_an_enrolment_outlives_the_process(tmp_path: Path) -> None:
@@ -118,7 +121,9 @@ async def test_an_enrolment_outlives_the_process(tmp_path: Path) -> None:
         await h.login("pc11")
     async with house(tmp_path) as h:
         client = await h.dial("pc11")
-        frame = await client.log_in(KEYS["pc11"], 9)
+        frame = await client.log_in(KEYS["pc11"], 1001)  # and so does the counter
+        assert frame is not None and frame[1]["counter"] == 1001
+        frame = await client.log_in(KEYS["pc11"], 1002)
         assert frame is not None and frame[0] == "welcome"
 
 
@@ -145,7 +150,7 @@ async def test_a_bad_login_never_says_which_part_is_wrong(tmp_path: Path, what: 
         await client.send_login(key, 2000, password=password, **other)
         assert await client.receive() == ("error", {"code": answer, "text": "wrong name, certificate or password"})
         assert await client.receive() is None
-        assert h.table.entries["pc11"]["presence"] == "online"
+        assert h.presence("pc11") == "online"
 
 
 async def test_a_counter_that_is_behind_is_told_the_known_one(tmp_path: Path) -> None:
@@ -171,15 +176,16 @@ async def test_a_ghost_is_replaced_and_told(tmp_path: Path) -> None:
         await h.login("pc11")
         assert await old.receive() == ("bye", {"reason": "replaced"})
         assert await old.receive() is None
-        assert h.table.entries["pc11"]["presence"] == "online"
+        assert h.presence("pc11") == "online"
 
 
 async def test_refuse_lets_no_other_certificate_in(tmp_path: Path) -> None:
     async with house(tmp_path, duplicate_login="refuse") as h:
-        h.table.taken["pc11"] = b"another"
+        await h.login("pc11")
+        one_time = await h.server.enrolment.begin_anew("pc11")
         client = await h.dial("pc11")
-        await client.log_in(KEYS["pc11"], 5)
-        frame = await client.log_in(KEYS["pc11"], 5, password=PASSWORD)
+        await client.log_in(KEYS["other"], 5000)
+        frame = await client.log_in(KEYS["other"], 5000, password=one_time)
         assert frame is not None and frame[1]["code"] == "duplicate"
 
 
@@ -292,8 +298,8 @@ async def test_a_device_is_logged_in_while_it_answers_and_called_like_a_terminal
             there = RelayDevice(name="plc1", services=(("echo", f"127.0.0.1:{port}"),))
             gone = RelayDevice(name="plc2", services=(("echo", f"127.0.0.1:{nobody.getsockname()[1]}"),))
             async with house(tmp_path, device=(there, gone)) as h:
-                while {e["presence"] for e in h.table.entries.values()} != {"online", "offline"}:
-                    await trio.sleep(0.01)
+                await h.until("plc1", "online")
+                await h.until("plc2", "offline")
                 caller = await h.login("pc11")
                 await caller.send("connect", id=bytes(16), to="plc1", service="echo")
                 ready = await caller.expect("ready")
