@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from appliance.app.network import own_addresses
 from appliance.mail.lan.pop3 import Pop3Service
 from appliance.mail.lan.smtp import SmtpService, Terms
 from appliance.transport.listen import Address, open_listeners, parse_address, serve
@@ -46,7 +47,7 @@ class _Listening:
         house = self._house
         wanted = [parse_address(a) for a in addresses]
         async with trio.open_nursery() as nursery:
-            listeners = self._accepting = await open_listeners(wanted)
+            listeners = self._accepting = await open_listeners(wanted, to_come=own_addresses(house.config))
             house.listeners[self.name] = [str(Address(*s.socket.getsockname()[:2])) for s in listeners]
             for secure, handler in enumerate(handlers):
                 some = [s for a, s in zip(wanted, listeners, strict=True) if (a.port == tls_port) == bool(secure)]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import ipaddress
 import shutil
 from typing import TYPE_CHECKING, Final
 
@@ -23,11 +24,16 @@ if TYPE_CHECKING:
     from appliance.network.interfaces import Interfaces
     from appliance.network.lease import Lease
 
-__all__ = ["DnsmasqPart", "InterfacesPart"]
+__all__ = ["DnsmasqPart", "InterfacesPart", "own_addresses"]
 
 DNSMASQ_UNIT: Final = "posthouse-dnsmasq.service"
 RUNTIME_OF_UNIT: Final = "/run/posthouse"
 """Where the unit looks for its configuration; with another `site.runtime` dnsmasq is our own child."""
+
+
+def own_addresses(config: Config) -> frozenset[str]:
+    """Those that this host has as soon as their devices are there: who listens on one of them need not wait."""
+    return frozenset(str(ipaddress.ip_interface(a).ip) for x in config.interface for a in x.addresses)
 
 
 class InterfacesPart:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from appliance import events
+from appliance.app.network import own_addresses
 from appliance.clock import rfc3339
 from appliance.config.passwords import verify_password
 from appliance.control.server import ControlError
@@ -56,7 +57,8 @@ class RelayPart:
         house = self._house
         core, config = house.core, house.config
         site = config.site.name
-        listeners = await open_listeners([parse_address(a) for a in config.relay.listen])
+        wanted = [parse_address(a) for a in config.relay.listen]
+        listeners = await open_listeners(wanted, to_come=own_addresses(config))
         sockets = [socket.socket(fileno=listener.socket.detach()) for listener in listeners]
         addresses = [str(Address(*s.getsockname()[:2])) for s in sockets]
         identity, records, devices = await trio.to_thread.run_sync(_stored, core, config)

@@ -21,12 +21,15 @@ from appliance import events
 from appliance.transport.prompt import PromptStream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Container, Iterable
 
 __all__ = ["Address", "ClientLimits", "TooManyClients", "accept", "open_listeners", "parse_address", "serve"]
 
 ACCEPT_PAUSE_S: Final = 0.1
 BACKLOG: Final = 256
+IP_FREEBIND: Final = (socket.IPPROTO_IP, 15)
+IPV6_FREEBIND: Final = (socket.IPPROTO_IPV6, 78)
+"""linux/in.h, linux/in6.h; Python 3.11 names neither."""
 _OUT_OF_THINGS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 
@@ -80,8 +83,11 @@ class ClientLimits:
             del self._by_client[client]
 
 
-async def open_listeners(addresses: Iterable[Address]) -> list[trio.SocketListener]:
-    """Listening sockets on all of these, or OSError naming the address that can't be had."""
+async def open_listeners(
+    addresses: Iterable[Address], *, to_come: Container[str] = frozenset()
+) -> list[trio.SocketListener]:
+    """Listening sockets on all of these, or OSError naming the address that can't be had. The host may not have those
+    in `to_come` yet (Linux, ip(7): IP_FREEBIND): their device comes late, or the address is still being probed."""
     out: list[trio.SocketListener] = []
     try:
         for address in addresses:
@@ -90,6 +96,8 @@ async def open_listeners(addresses: Iterable[Address]) -> list[trio.SocketListen
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if sock.family == socket.AF_INET6:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                if address.host in to_come:
+                    sock.setsockopt(*(IPV6_FREEBIND if sock.family == socket.AF_INET6 else IP_FREEBIND), 1)
                 await sock.bind((address.host, address.port))
                 sock.listen(BACKLOG)
             except OSError as error:

@@ -8,6 +8,8 @@ import ipaddress
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 
 from fakes.netns import Namespace, namespace
 
-from .product import Product, Table
+from .product import ROOT, Product, Table
 from .providers import wait_until
 
 LAN: Table = {
@@ -233,6 +235,37 @@ def test_devices_that_come_late_go_and_come_back(house: House) -> None:
     house.wait_journal("office: the device e0 is there", 4)
     assert "lan: the device p0 is there" not in house.journal()
     assert "put right" not in house.journal()
+
+
+def test_mail_on_an_address_whose_device_comes_late(house: House) -> None:
+    """Posthouse starts, and serves there once the device has come; an address of nobody's is still an error."""
+    user = {"name": "hanako", "addresses": ["hanako@harbour.example"]}
+    addresses = ["172.20.1.2/24", "fd00:1::2/64"]
+    house.product.config["site"]["domain"] = "harbour.example"
+    house.product.config["user"] = [user]
+    house.product.config["mail"] = {"smtp": ["172.20.1.2:25", "[fd00:1::2]:25"]}
+    office = {**OFFICE, "addresses": addresses}
+    house.start(office)
+    assert "smtp listens on 172.20.1.2:25" in house.journal()
+    house.cable("e0")
+    house.wait(office)
+    house.far.ip("addr", "add", "172.20.1.1/24", "dev", "far-e0")
+    house.far.ip("addr", "add", "fd00:1::1/64", "dev", "far-e0", "nodad")
+    greet = "import socket, sys; print(socket.create_connection((sys.argv[1], 25), 5).recv(100))"
+    for address in ("172.20.1.2", "fd00:1::2"):
+        wait_until(
+            lambda: "220 " in house.far.exec(sys.executable, "-c", greet, address, check=False),  # noqa: B023
+            f"{address} greets", patience=PATIENCE,
+        )  # fmt: skip
+    house.product.stop()
+    house.product.config["mail"] = {"smtp": ["172.20.1.3:25"]}
+    house.product.write()
+    done = subprocess.run(
+        [sys.executable, "-m", "appliance", "run", "--config", str(house.product.file)], cwd=ROOT, timeout=60,
+        capture_output=True, text=True, preexec_fn=house.here.enter,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "cannot listen on 172.20.1.3:25: Cannot assign requested address" in done.stderr
 
 
 def test_carrier(house: House) -> None:
