@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,12 +22,10 @@ import pytest
 from . import provider as provider_machine
 from . import site as site_machine
 from .guest import Guest
-from .inject import ROOT, archive, checkout
+from .machines import Snapshots, make_boot
 from .qemu import Boot, Machine, running
 from .telephone import Telephone
 
-ROOT_S = 900.0
-"""scripts/guest-root: 35 s on an idle machine with a near mirror."""
 SCENARIO_S = 300
 """A test's budget where it names none. A scenario takes 10 to 40 s on an idle machine."""
 
@@ -82,40 +78,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def boot(folder: Path) -> Boot:
-    made = subprocess.run([ROOT / "scripts" / "guest-root"], stdout=subprocess.PIPE, text=True, timeout=ROOT_S)
-    assert made.returncode == 0, "scripts/guest-root failed; it has said why"
-    root = Path(made.stdout.strip())
-    initrd = folder / "initrd"
-    initrd.write_bytes((root / "initrd").read_bytes() + archive(checkout()))
-    return Boot(root / "vmlinuz", initrd, "init=/usr/lib/guest/init", root / "root.sqfs")
-
-
-class Snapshots:
-    """Machines prepared and saved, each once: `booted`, and on top of that what a role's `prepare` makes of it."""
-
-    def __init__(self, folder: Path, boot: Boot) -> None:
-        self.folder, self.boot = folder, boot
-        self._made: dict[str, Path] = {}
-
-    def of(self, name: str, prepare: Callable[[Guest], None] | None) -> tuple[Path, str]:
-        if name not in self._made:
-            before = self.of("booted", None) if prepare is not None else None
-            machine = Machine(name, self.folder / name, self.boot, before)
-            try:
-                machine.start()
-                guest = Guest(machine)
-                if prepare is None:
-                    guest.wait_boot()
-                else:
-                    guest.set_clock()
-                    prepare(guest)
-                self._made[name] = machine.save("ready")
-            except BaseException:
-                print(f"console of {name}:\n{machine.console()}", file=sys.stderr)
-                raise
-            finally:
-                machine.end()
-        return self._made[name], "ready"
+    return make_boot(folder)
 
 
 @pytest.fixture(scope="session")

@@ -116,3 +116,23 @@ def test_a_line_that_is_lost_in_the_middle_of_mail_loses_none(
     assert len(arrived) <= 4, arrived
     assert subjects(site.read()) == ["come-in"]
     assert provider.waiting("hanako") == []
+
+
+def test_a_wrong_ppp_password_stops_automatic_calls(site: Site, provider: Provider, telephone: Telephone) -> None:
+    provider.set_password("another one")
+    site.config["schedule"]["queued_messages"] = 1
+    site.config["schedule"]["retry"] = ["1s"]
+    site.start()
+    site.send("somebody@world.example", message("waits"))
+    site.wait_calls(1)
+    call = site.wait_call_over()
+    assert (call["outcome"], call["reason"]) == ("login-refused", "queued-messages"), call
+    # Long past the retry: no second call, and status says why.
+    site.guest.sh("sleep 5")
+    assert len(site.ask("calls")) == 1
+    assert site.ask("status")["line"]["next_call"] is None
+    assert len(telephone.dials) == 1
+    # By hand it is tried again, and with the right password mail goes.
+    provider.set_password(site.secrets["ppp"])
+    provider.wait_free()
+    assert site.dial()["sent"] == 1
