@@ -189,6 +189,8 @@ class ModemLine:
                 self._problem(str(error))
             finally:
                 await self._close()
+                if self._network is not None:
+                    await self._network.close()
 
     # ---- port
 

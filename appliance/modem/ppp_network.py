@@ -92,17 +92,22 @@ class PppNetwork:
 
     async def end(self, *, gently: bool) -> bool:
         """Ends PPP and takes the port back; whether it had been lent. `gently`: the carrier is still there. Bounded in
-        time. Raises PortError."""
-        ppp, self._ppp = self._ppp, None
+        time; to be followed by `close`. Raises PortError."""
         port, self._port = self._port, None
         self._counters.stop()
         self._streams = None
         self.device, self.dns = "", ()
-        if ppp is not None:
-            await ppp.stop(gently=gently)
+        if self._ppp is not None:
+            await self._ppp.stop(gently=gently)
         if port is not None:
             await port.take_back()
         return port is not None
+
+    async def close(self) -> None:
+        """Once the modem is on-hook: nothing of the call's PPP is left. Bounded in time; idempotent."""
+        ppp, self._ppp = self._ppp, None
+        if ppp is not None:
+            await ppp.aclose()
 
     def _no_ppp(self, error: PppError) -> Outcome:
         events.emit(events.LINE_DOWN, line=self._line, what=error)

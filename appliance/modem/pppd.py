@@ -2,8 +2,9 @@
 
 It owns the connection to the root helper (`ppp_helper`, which owns pppd) and what is known of the call's network. It
 must not know the modem. Where this process is root the helper is its child; else systemd starts it for the connection
-to `posthouse-ppp.socket` (DESIGN §4). A `Ppp` is made for one call: `open` before the number is dialled, so that a host
-without PPP pays for no call; `start` on CONNECT; `stop` before the modem is hung up, which gives the port back.
+to `posthouse-ppp.socket` (DESIGN §4). A `Ppp` is made for one call: `open` before the number is dialled, so that a
+host without PPP pays for no call; `start` on CONNECT; `stop` before the modem is hung up, which gives the port back;
+`aclose` once it is.
 
 How pppd's exit becomes the call's outcome (DESIGN §6):
 
@@ -211,22 +212,21 @@ class Ppp:
         return self.outcome
 
     async def stop(self, *, gently: bool = True) -> None:
-        """Ends pppd and gives the port back. `gently`: with a word to the far end. Bounded in time; never raises."""
+        """Ends pppd, which gives the port back. `gently`: with a word to the far end. Bounded in time; never raises.
+        The helper itself may still be ending: the line need not wait for that, `aclose` does."""
         link = self._link
-        if link is None:
+        if link is None or not self._started or self.outcome is not None:
             return
-        with trio.CancelScope(shield=True):
-            if self._started and self.outcome is None:
-                seconds = self._stop_s if gently else 0.0
-                try:
-                    with trio.move_on_after(seconds + END_S):
-                        await link.send({"stop": seconds})
-                        await self._wait(lambda: False)
-                except OSError:
-                    pass  # it has ended meanwhile
-            await self.aclose()
+        seconds = self._stop_s if gently else 0.0
+        try:
+            with trio.CancelScope(shield=True), trio.move_on_after(seconds + END_S):
+                await link.send({"stop": seconds})
+                await self._wait(lambda: False)
+        except OSError:
+            pass  # it has ended meanwhile
 
     async def aclose(self) -> None:
+        """Lets go of the helper, which ends by itself. Bounded in time; idempotent."""
         link, self._link = self._link, None
         if link is not None:
             await link.aclose()

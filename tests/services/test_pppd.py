@@ -136,8 +136,10 @@ async def test_a_call(autojump_clock: MockClock, caplog: pytest.LogCaptureFixtur
     assert helper.asked == [{"profile": "hayes", "login": "harbour", "secret": "secret"}]
     await one.stop()
     assert helper.asked[1:] == [{"stop": STOP_S["hayes"]}]
+    await one.aclose()
     await helper.closed.wait()
     await one.stop()
+    await one.aclose()
     assert "secret" not in caplog.text
     assert "\x1b" not in caplog.text
 
