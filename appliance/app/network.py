@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -50,7 +51,8 @@ class InterfacesPart:
         self._leases: dict[tuple[str, str], Lease] = {}
 
     def slice(self, config: Config) -> tuple[object, ...] | None:
-        return (config.interface,) if config.interface or self._managed else None
+        wanted = tuple(replace(x, dhcp_pool="") for x in config.interface)  # which is dnsmasq's
+        return wanted if wanted or self._managed else None
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         # Here and not above: pyroute2 costs 80 ms and 13 MB.
