@@ -29,6 +29,7 @@ hung up at the moment the call is over, not when the last job has cleaned up beh
 from __future__ import annotations
 
 import functools
+import math
 import traceback
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -37,7 +38,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from appliance import events
-from appliance.call import Dialled, LineState, OpenCall, Outcome
+from appliance.call import Dialled, LineState, OpenCall, Outcome, Reason
 from appliance.calls import redial
 from appliance.calls.metered import MeteredStream
 from appliance.calls.window import WindowOfCall
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from appliance import call
-    from appliance.call import JobReport, Reason
+    from appliance.call import JobReport
     from appliance.calls.entry import Entry
     from appliance.calls.ledger import Ledger
     from appliance.clock import Clock, Mark
@@ -63,6 +64,8 @@ NEGOTIATE_DEADLINE_S: Final = 120.0
 """PPP over a satellite takes 20 s; pppd gives up by itself long before this."""
 HANG_UP_DEADLINE_S: Final = 30.0
 """DTR, two guard times, ATH, a look at DCD, and all of it again."""
+PAUSE_S: Final = 10.0
+"""A redial rule's wait up to this is a pause between two dials of one call; a longer one ends the line's attempts."""
 SETTLE_S: Final = 0.05
 """The least linger: work that is already there is found by jobs that have just begun to wait for it."""
 MARK_EVERY_S: Final = 60.0
@@ -232,7 +235,7 @@ class Cycle:
                 await trio.sleep(config.redial_wait_s)
             if last.outcome in _PREPARE_AGAIN and (failed := await self._prepare(line)):
                 return failed
-            allowed = self._next_number(config, turn)
+            allowed = await self._next_number(config, turn, entry)
             if allowed is None:
                 break
             turn, number = allowed
@@ -252,21 +255,32 @@ class Cycle:
         self._tell(f"{self.name}: {outcome.value}")
         return Dialled(outcome)
 
-    def _next_number(self, config: model.Line, turn: int) -> tuple[int, str] | None:
+    async def _next_number(self, config: model.Line, turn: int, entry: Entry) -> tuple[int, str] | None:
         """The next of the numbers in turn that may be dialled now, and the turn behind it; "" where the line has none
-        to dial."""
+        to dial. A pause between two dials is waited for, a longer one is not."""
         if config.kind is LineKind.INTERFACE:
             return turn + 1, ""
-        now = self._clock.now()
-        dials = self._ledger.summary().dials
-        for n in range(turn, turn + len(config.numbers)):
-            number = config.numbers[n % len(config.numbers)]
-            wait, rule = redial.wait_s(config.country, number, dials, now)
-            if not wait:
-                return n + 1, number
-            events.emit(events.REDIAL_FORBIDDEN, number=number, at=f"{wait:.0f} s from now", rule=rule)
-            self._tell(f"{number} may not be dialled for {wait:.0f} s: {rule}")
-        return None
+        while True:
+            shortest = math.inf
+            for n in range(turn, turn + len(config.numbers)):
+                number = config.numbers[n % len(config.numbers)]
+                wait, rule = self._forbidden(config, number, entry)
+                if not wait:
+                    return n + 1, number
+                shortest = min(shortest, wait)
+                if wait > PAUSE_S:
+                    events.emit(events.REDIAL_FORBIDDEN, number=number, at=f"{wait:.0f} s from now", rule=rule)
+                    self._tell(f"{number} may not be dialled for {wait:.0f} s: {rule}")
+            if shortest > PAUSE_S:
+                return None
+            await trio.sleep(shortest)
+
+    def _forbidden(self, config: model.Line, number: str, entry: Entry) -> tuple[float, str]:
+        """For how long yet, and why; (0, "") when it may be dialled. What a modem refused before a call by hand was
+        asked for is no reason: its power may have been cycled."""
+        now, dials = self._clock.now(), self._ledger.summary().dials
+        refused = entry.dials if self.reason is Reason.BY_HAND else dials
+        return max(redial.wait_s(config.country, number, dials, now), redial.modem_wait_s(number, refused, now))
 
     async def _dial_once(self, config: model.Line, line: call.Line, entry: Entry, number: str, attempt: int) -> Dialled:
         self.number = number

@@ -34,6 +34,7 @@ first in the table is the call's reason; where none is, the earliest of all is t
   that is a moment to look again (`Decision.look`).
 - A call whose login was refused is the last automatic one until somebody calls by hand or the line logs in with
   something else: a provider locks an account that keeps trying.
+- A number that the modem itself refused (DELAYED, BLACKLISTED) is held a while, for automatic calls alone.
 - An `at` that fell while no Posthouse ran is not made up; one that something held is called as soon as it may.
 - While the clock is untrusted, `at` and `windows` are ignored (DESIGN §2).
 
@@ -150,11 +151,13 @@ def decide(
     blocked = _no_way_out(settings)
     if blocked:
         return Decision(None, NextCall(None, blocked), refused=blocked if requests.by_hand else "")
-    rules = _redial_hold(settings, past, times)
+    rules = _redial_hold(settings, past, times, automatic=False)
+    own_rules = _redial_hold(settings, past, times, automatic=True)
     best: tuple[float, _Cause, str] | None = None
     never = ""
     for cause in _causes(settings, prospect, past, times, requests):
-        at, text = _first_allowed(cause, rules, settings, past, times)
+        by_hand = cause.reason is Reason.BY_HAND
+        at, text = _first_allowed(cause, rules if by_hand else own_rules, settings, past, times)
         if at is None:
             never = never or text
         elif best is None or at < best[0]:
@@ -270,14 +273,17 @@ def _first_allowed(
     return (now if at <= now + TOLERANCE_S else at), text
 
 
-def _redial_hold(settings: Settings, past: Summary, times: Times) -> _Hold | None:
-    """Until when no number of any usable line may be dialled; None when one may."""
+def _redial_hold(settings: Settings, past: Summary, times: Times, *, automatic: bool) -> _Hold | None:
+    """Until when no number of any usable line may be dialled; None when one may. Numbers that the modem itself
+    refused are held for automatic calls alone."""
     first: tuple[float, str, str] | None = None
     for way in settings.ways:
         if not way.unusable and not way.dials_numbers:
             return None
         for number in () if way.unusable else way.numbers:
             wait, rule = redial.wait_s(way.country, number, past.dials, times.now)
+            if automatic:
+                wait, rule = max((wait, rule), redial.modem_wait_s(number, past.dials, times.now))
             if not wait:
                 return None
             if first is None or wait < first[0]:

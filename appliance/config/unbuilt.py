@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["unbuilt"]
 
 BUILT_PROFILES = frozenset({"hayes"})
-BUILT_COUNTRIES = frozenset({"", "jp"})
 BUILT_PROTOCOLS = frozenset({"pop3"})
 
 Found = tuple[KeyPath, object, str]
@@ -64,7 +63,6 @@ def _all(config: Config) -> Iterator[Found]:
 
 def _of_line(line: Line) -> Iterator[tuple[str, object, str]]:
     yield "profile", line.profile not in BUILT_PROFILES, f'the profile "{line.profile}"'
-    yield "country", line.country not in BUILT_COUNTRIES, f'redialling by the rules of country = "{line.country}"'
     yield "apn", line.apn, "an access point name"
     yield "pin", line.pin, "giving a SIM its PIN"
     yield "power_gpio", line.power_gpio, "power-cycling a modem"

@@ -18,8 +18,6 @@ UNBUILT = [
     ('[firewall]\nforward = ["10.0.0.1 tcp 443"]', ["firewall.forward: letting hosts of the LAN onto the line"]),
     (LINE + 'profile = "gsm"', ['line[0].profile: the profile "gsm"']),
     (LINE + 'profile = "iridium"', ['line[0].profile: the profile "iridium"']),
-    (LINE + 'country = "us"', ['line[0].country: redialling by the rules of country = "us"']),
-    (LINE + 'country = "eu"', ['line[0].country: redialling by the rules of country = "eu"']),
     (LINE + 'apn = "internet"', ["line[0].apn: an access point name"]),
     (LINE + 'pin = "pin"', ["line[0].pin: giving a SIM its PIN"]),
     (LINE + 'power_gpio = "gpiochip0:17"', ["line[0].power_gpio: power-cycling a modem"]),

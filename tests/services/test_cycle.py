@@ -239,7 +239,12 @@ async def test_each_failed_dial_is_the_calls_outcome(bench: Bench, autojump_cloc
     line = FakeLine(dials=[outcome])
     call = await bench.call(line)
     assert call["outcome"] == outcome.value
-    assert call["dials"] == len(line.dialled) == (1 if outcome is Outcome.PIN_REFUSED else 3)
+    once = (
+        Outcome.PIN_REFUSED,
+        Outcome.DELAYED,
+        Outcome.BLACKLISTED,
+    )  # the modem refuses the number: no good asking again
+    assert call["dials"] == len(line.dialled) == (1 if outcome in once else 3)
     assert (call["connected"], call["duration_s"]) == (None, 0)
     assert line.log[-1] == "hang_up"
     assert bench.states[-1] == "failed"
@@ -313,6 +318,21 @@ async def test_an_unusable_line_is_passed_over(
     assert "ppp: bearer ppp is not built" in caplog.text
     call = await bench.call(Way(replace(CONFIG, name="ppp"), None, "bearer ppp is not built"))
     assert (call["outcome"], call["dials"]) == ("no-network", 0)
+
+
+async def test_a_number_that_the_modem_refuses_is_passed_over(bench: Bench, autojump_clock: MockClock) -> None:
+    two = replace(CONFIG, numbers=("111", "222"))
+    line = FakeLine(dials=[Outcome.BLACKLISTED, Outcome.BUSY])
+    assert (await bench.call(line, config=two))["outcome"] == "busy"
+    assert line.dialled == ["111", "222", "222"]
+
+
+async def test_the_pause_between_two_dials_is_waited_for(bench: Bench, autojump_clock: MockClock) -> None:
+    hasty = replace(CONFIG, country="eu", redial_wait_s=0.0)
+    line = FakeLine(dials=[Outcome.BUSY])
+    began = trio.current_time()
+    assert (await bench.call(line, config=hasty))["dials"] == 3
+    assert trio.current_time() - began >= 10
 
 
 async def test_redial_rules_of_japan_over_calls(bench: Bench, autojump_clock: MockClock) -> None:

@@ -433,6 +433,16 @@ def test_redial_rules_bind_by_hand_and_urgent(country: str, dials: list[float], 
     assert alone.refused == ""
 
 
+def test_a_number_that_the_modem_refuses_is_held_for_automatic_calls_alone() -> None:
+    summary = replace(past(), dials=(Dial("1", mark(NOON - 60), "blacklisted"),))
+    one = WayOut("pstn", ("1",))
+    held = decide(settings(Schedule(), one), URGENT, summary, times())
+    assert (held.reason, held.next.at) == (None, pytest.approx(NOON + HOUR - 60))
+    assert "the modem itself refuses it (blacklisted); 1 again at" in held.next.reason
+    assert decide(settings(OFF, one), WAITING, summary, times(), BY_HAND).reason is Reason.BY_HAND
+    assert decide(settings(Schedule(), WayOut("pstn", ("1", "2"))), URGENT, summary, times()).reason is Reason.URGENT
+
+
 def test_redial_rules_are_per_number_and_a_connected_call_is_no_redial() -> None:
     busy = tuple(Dial("1", mark(NOON - s), "busy") for s in (3, 2, 1))
     two = WayOut("pstn", ("1", "2"), "jp")
