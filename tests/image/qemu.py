@@ -179,7 +179,7 @@ class Machine:
         backend = {"type": "ringbuf", "data": {}} if modem is None else {
             "type": "socket", "data": {"addr": address, "server": False}}  # fmt: skip
         self.command("chardev-add", id=f"{name}-port", backend=backend)
-        self.command("device_add", driver="usb-serial", id=name, chardev=f"{name}-port", bus="usb.0")
+        self.command("device_add", driver="usb-serial", id=name, serial=name, chardev=f"{name}-port", bus="usb.0")
 
     def unplug_serial(self, name: str) -> None:
         self.command("device_del", id=name)
