@@ -33,6 +33,8 @@ NEXT_ADDRESS_S: Final = 20.0
 QUERY_S: Final = (4.0, 6.0, 10.0)
 """How long each question waits for its answer: twice a round trip by satellite (1.8 s), then with the queue before it
 that the call's first packets make; the servers in turn. Together less than `STREAM_S`, so that time is left."""
+QUERY_PAUSE_S: Final = 2.0
+"""Before the same server is asked again that has refused at once: it may be starting for our address only now."""
 RESOLVER_S: Final = 30.0
 """The host's own resolver: glibc's 5 s for two servers, three times."""
 ANSWER_LIMIT: Final = 4096
@@ -164,9 +166,12 @@ class OverDevice:
             query = dns.message.make_query(dns.name.from_text(name + "."), kind)
         except (dns.exception.DNSException, UnicodeError):
             raise socket.gaierror(socket.EAI_NONAME, f"{name} is no name") from None
-        problem = "no answer"
+        problem, slow = "no answer", False
         for n, seconds in enumerate(QUERY_S):
             server = self._servers[n % len(self._servers)]
+            if n >= len(self._servers) and not slow:
+                await trio.sleep(QUERY_PAUSE_S)
+            slow = False
             try:
                 with trio.fail_after(seconds):
                     answer = await self._exchange(server, query)
@@ -178,7 +183,7 @@ class OverDevice:
                     return [str(r.address) for r in rrset] if rrset is not None else []
                 problem = f"{server} says {dns.rcode.to_text(rcode)}"
             except trio.TooSlowError:
-                problem = f"{server} does not answer"
+                problem, slow = f"{server} does not answer", True
             except socket.gaierror:
                 raise
             except (OSError, EOFError, dns.exception.DNSException) as error:

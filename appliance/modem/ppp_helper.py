@@ -439,7 +439,7 @@ class Helper:
         for line in lines:
             text = line.decode("utf-8", "replace").strip()[:LOG_TEXT]
             if text:
-                self._last_words = self._last_words if text in _NO_WORDS else text
+                self._last_words = self._last_words if text.startswith(_NO_WORDS) else text
                 self._logged += 1
                 if self._logged <= LOG_LINES:
                     self._say(state="log", text=text)
@@ -452,7 +452,7 @@ class Helper:
             pass  # the client is gone, which the next look at the socket finds
 
 
-_NO_WORDS: Final = frozenset({"Connection terminated.", "Modem hangup", "Exit."})
+_NO_WORDS: Final = ("Connect time ", "Sent ", "Connection terminated.", "Modem hangup", "Exit.")
 """Of pppd's last lines those that say nothing about why."""
 
 

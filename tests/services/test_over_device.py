@@ -203,10 +203,23 @@ async def test_no_server_answers(net: Net, monkeypatch: pytest.MonkeyPatch) -> N
     assert raised.value.errno == socket.EAI_AGAIN
 
 
-async def test_a_server_that_refuses(net: Net) -> None:
+async def test_a_server_that_refuses(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "QUERY_PAUSE_S", 0.1)
     with pytest.raises(socket.gaierror, match="says REFUSED") as raised:
         await over().resolve("mail.elsewhere.test")
     assert raised.value.errno == socket.EAI_AGAIN
+
+
+async def test_a_server_that_is_just_starting(net: Net) -> None:
+    """Refused at once, as nothing listens there yet."""
+    rules = "add table ip start; add chain ip start in { type filter hook input priority 0; }; "
+    net.isp.exec("nft", rules + "add rule ip start in udp dport 53 reject")
+    streams = over()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(streams.resolve, "mail.isp.example")
+        await trio.sleep(0.5)
+        net.isp.exec("nft", "delete table ip start")
+    assert await streams.resolve("mail.isp.example") == ("198.51.100.7",)
 
 
 async def test_hosts_come_first(net: Net, tmp_path: Path) -> None:
