@@ -56,7 +56,7 @@ class House:
         frame = await client.log_in(key, self.counter, services=list(services))
         if frame is not None and frame[1].get("code") == "enrol":
             frame = await client.log_in(key, self.counter, services=list(services), password=PASSWORD)
-        assert frame == ("welcome", {"relay": "here", "keepalive": 30}), frame
+        assert frame == ("welcome", {"relay": self.server.site, "keepalive": 30}), frame
         return client
 
 
