@@ -224,7 +224,8 @@ class OpenCall:
     """A call that is up, as its jobs see it. Owned by the cycle.
 
     `open_stream(host, port)` opens a byte-counting TCP connection over the line and raises OSError;
-    `show(text)` puts a line into the call's progress (`status --watch`, `demo`).
+    `show(text)` puts a line into the call's progress (`status --watch`, `demo`). `counts_payload`: the line's device
+    counts no bytes, so whoever takes a stream's socket to move bytes by himself adds them to `tally`.
     """
 
     id: int
@@ -234,6 +235,7 @@ class OpenCall:
     open_stream: Callable[[str, int], Awaitable[trio.abc.HalfCloseableStream]]
     tally: Tally = field(default_factory=Tally)
     show: Callable[[str], None] = lambda text: None
+    counts_payload: bool = False
 
     def count(self, *, sent: int = 0, fetched: int = 0, failed: int = 0) -> None:
         """Adds to the call's figures as things happen."""

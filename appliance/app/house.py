@@ -61,6 +61,11 @@ class House:
         lan = (InterfacesPart(self), DnsmasqPart(self), SmtpPart(self), Pop3Part(self))
         self.parts = (*lan, self.relay, CallerPart(self))
 
+    @property
+    def caller_or_none(self) -> Caller | None:
+        """None until the first one is made."""
+        return getattr(self, "caller", None)
+
     async def run(self) -> None:
         """From nothing to ready to the end."""
         began = trio.current_time()

@@ -50,13 +50,14 @@ class CallerPart:
             bulk_max_age_s=config.mail.bulk_max_age_s,
             ways=[_way(line, config.secrets) for line in config.line],
             ledger=core.ledger,
-            jobs=lambda: jobs,
+            jobs=lambda: [*jobs, *house.relay.jobs(config)],
             prospect=core.office.prospect,
             clock=core.clock,
             started=house.started,
             free_lines=free_lines,
         )
         core.spool.on_change = caller.poke
+        house.relay.line_wanted()
         await caller.run(task_status=task_status)
 
     async def drain(self) -> None:

@@ -16,6 +16,7 @@ from appliance.app.network import own_addresses
 from appliance.clock import rfc3339
 from appliance.config.passwords import verify_password
 from appliance.control.server import ControlError
+from appliance.relay.calling import PeerCall
 from appliance.relay.identity import device_identity, own_identity, server_context
 from appliance.relay.records import Records
 from appliance.relay.server import RelayServer
@@ -26,15 +27,18 @@ if TYPE_CHECKING:
 
     from appliance.app.core import Core
     from appliance.app.house import House
+    from appliance.call import Job
     from appliance.config.model import Config
     from appliance.control.server import Progress
-    from appliance.relay.identity import Identity
+    from appliance.relay.calling import PeerCall
+from appliance.relay.identity import Identity
 
 __all__ = ["RelayPart"]
 
 KEY: Final = "relay"
 """keys/relay.pem and keys/relay.key."""
 SECRET_BYTES: Final = 32
+PLAN_S: Final = 5.0
 
 
 class RelayPart:
@@ -72,6 +76,7 @@ class RelayPart:
             verify=verify_password,
             clock=core.clock,
             devices=devices,
+            line_wanted=self.line_wanted,
         )
         for sock, address in zip(sockets, addresses, strict=True):
             sock.setblocking(False)
@@ -87,6 +92,22 @@ class RelayPart:
         """Takes over what needs no restart."""
         if self._server is not None:
             self._server.configure(config.relay)
+
+    # ---- calls
+    def jobs(self, config: Config) -> list[Job]:
+        """Of a call: a link to each peer that is linked by calls."""
+        names = [peer.name for peer in config.relay.peer if peer.connect == "call" and peer.address]
+        back_in, max_call_s = self._house.caller.back_in, config.schedule.max_call_s
+        return [PeerCall(name, lambda: self._server, back_in, max_call_s) for name in names]
+
+    def line_wanted(self) -> None:
+        """Tells the caller whether a request waits for a call, and until when."""
+        seconds = self._server.waiting.line_wanted() if self._server is not None else None
+        # Rounded, so that a plan is not a new one whenever it is looked at.
+        now = self._house.core.clock.now().wall
+        at = None if seconds is None else round((now + seconds) / PLAN_S) * PLAN_S
+        if (caller := self._house.caller_or_none) is not None:
+            caller.request_connection(at)
 
     async def drain(self) -> None:
         if self._server is not None:

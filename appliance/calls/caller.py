@@ -24,6 +24,7 @@ import trio
 
 from appliance import events
 from appliance.call import LineState, NextCall, Reason
+from appliance.calls import recurrence
 from appliance.calls.cycle import Cycle, Way, free, state_after
 from appliance.calls.policy import Decision, Requests, Settings, Times, WayOut, decide
 from appliance.clock import rfc3339
@@ -119,6 +120,7 @@ class Caller:
         self._cycle: Cycle | None = None
         self._wanted: Dialling | None = None
         self._under_way: Dialling | None = None
+        self._connection_at: float | None = None
         self._poked = trio.Event()
         self._ended = False
         self._announced: object = None
@@ -150,6 +152,24 @@ class Caller:
     def poke(self) -> None:
         """What waits has changed: look again whether to call."""
         self._poked.set()
+
+    def request_connection(self, at: float | None) -> None:
+        """A connection request wants a call from that moment on (wall-clock Unix seconds); None: none does any more."""
+        if at != self._connection_at:
+            self._connection_at = at
+            self.poke()
+
+    def back_in(self) -> float | None:
+        """In how many seconds the line is up again by plan, if a call ended now: by `every` and `at`, within the
+        windows; None where neither says so."""
+        schedule, now, zone = self._schedule, self._clock.now().wall, self._settings.zone
+        moments = [now + schedule.every_s] if schedule.every_s is not None else []
+        if self._clock.trusted and (at := recurrence.next_at(schedule.at, zone, now)) is not None:
+            moments.append(at)
+        due = min(moments, default=None)
+        if due is not None and schedule.windows and self._clock.trusted:
+            due = recurrence.next_open(schedule.windows, zone, due)
+        return None if due is None else due - now
 
     # ---- by hand
     def dial_nowait(self, *, force: bool = False) -> Dialling:
@@ -251,7 +271,10 @@ class Caller:
 
     def _decide(self, requests: Requests | None = None) -> Decision:
         if requests is None:
-            requests = Requests(by_hand=self._wanted is not None)
+            asked = self._connection_at is not None
+            requests = Requests(
+                by_hand=self._wanted is not None, connection_request=asked, connection_at=self._connection_at
+            )
         times = Times(now=self._clock.now(), started=self._started, trusted=self._clock.trusted)
         return decide(self._settings, self._prospect(), self._ledger.summary(), times, requests)
 

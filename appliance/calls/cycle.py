@@ -356,7 +356,8 @@ class Cycle:
         self._enter(LineState.EXCHANGING)
         for job in self._jobs:
             opens = functools.partial(open_stream, job.name)
-            open_call = OpenCall(entry.id, self.name, self.reason, rate, opens, entry.tally, self._tell)
+            by_hand = line.carried() is None
+            open_call = OpenCall(entry.id, self.name, self.reason, rate, opens, entry.tally, self._tell, by_hand)
             nursery.start_soon(self._work, job, open_call)
         while True:
             while self._busy:

@@ -107,11 +107,13 @@ class Times:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requests:
-    """What was asked for. `force` passes a budget; there is nothing else for it to pass."""
+    """What was asked for. `force` passes a budget; there is nothing else for it to pass. `connection_at`: from when a
+    connection request wants its call (wall-clock Unix seconds), None: at once."""
 
     by_hand: bool = False
     force: bool = False
     connection_request: bool = False
+    connection_at: float | None = None
     wake: bool = False
 
 
@@ -198,7 +200,8 @@ def _causes(
     if schedule.urgent and prospect.urgent:
         yield _Cause(Reason.URGENT, now, f"urgent: {_count(prospect.urgent, 'urgent message')}")
     if schedule.connection_request and requests.connection_request:
-        yield _Cause(Reason.CONNECTION_REQUEST, now, "connection_request: a terminal asks for a connection")
+        text = "connection_request: a terminal asks for a connection"
+        yield _Cause(Reason.CONNECTION_REQUEST, max(now, requests.connection_at or now), text)
     if requests.wake:
         yield _Cause(Reason.WAKE, now, "wake: a ring from a wake number")
     if schedule.at and times.trusted:

@@ -34,7 +34,6 @@ def _all(config: Config) -> Iterator[Found]:
     for i, line in enumerate(config.line):
         for key, is_set, what in _of_line(line):
             yield ("line", i, key), is_set, what
-    yield ("schedule", "connection_request"), config.schedule.connection_request, "calling for a connection request"
     for i, tariff in enumerate(config.tariff):
         yield ("tariff", i), tariff, "counting what calls cost"
     budget = config.budget
@@ -46,13 +45,6 @@ def _all(config: Config) -> Iterator[Found]:
         for j, account in enumerate(user.account):
             for key, is_set, what in _of_account(account):
                 yield ("user", i, "account", j, key), is_set, what
-    relay = config.relay
-    for i, peer in enumerate(relay.peer):
-        yield (
-            ("relay", "peer", i, "connect"),
-            peer.connect == "call" and peer.address,
-            "linking relay servers by a call",
-        )
     yield ("alerts", "to"), config.alerts.to, "sending alerts"
     yield ("alerts", "every"), config.alerts.every_s is not None, "sending alerts"
     yield ("console", "password"), config.console.password, "the console"

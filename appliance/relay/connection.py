@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -39,6 +40,8 @@ DRAW_BELOW: Final = 64 * 1024
 """Below this much that waits the next frame of a long answer is made."""
 RECORD: Final = 16 * 1024
 """RFC 8446 §5.1: the largest record, and what is handed to TLS at once."""
+TCP_INFO_BYTES, TCP_INFO_ACKED = 136, 120
+"""linux/tcp.h, struct tcp_info: tcpi_bytes_acked and tcpi_bytes_received behind it."""
 READS: Final = 16
 """Reads in a turn; a flood of frames leaves the others theirs."""
 _buffer: Final = memoryview(bytearray(64 * 1024))
@@ -158,6 +161,15 @@ class Connection:
         self._later = None
         self._left()
         self._tell_end(why)
+
+    def payload(self) -> tuple[int, int]:
+        """Bytes (in, out) of TCP payload so far, TLS included, by the kernel's count (tcp(7), TCP_INFO)."""
+        try:
+            info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        except OSError:
+            return 0, 0
+        acked, received = struct.unpack_from("=QQ", info, TCP_INFO_ACKED)
+        return received, acked
 
     def peer_certificate(self) -> bytes:
         """DER; once it is open, of one that we opened."""

@@ -169,8 +169,11 @@ class Directory:
         if way is None:
             return Found(presence)
         peer = self.peers.all[way[0]]
-        back_in = None if back is None else max(0.0, back - trio.current_time())
-        return Found(presence, peer.link, back_in, by_call=peer.name in self._by_call and peer.link is None)
+        now = trio.current_time()
+        by_call = peer.name in self._by_call and peer.link is None
+        if by_call:  # not when our own line is up again by plan: when theirs is
+            back = self.peers.routes.neighbours[way[0]].routes[owner].back
+        return Found(presence, peer.link, None if back is None else max(0.0, back - now), by_call)
 
     def here(self, name: str) -> Callee | None:
         return self.local(name)

@@ -174,9 +174,10 @@ class Request:
         return self.ask.id
 
     @property
-    def links(self) -> tuple[str, ...]:
-        """The peers that it goes by."""
-        return tuple(side.name for side in self.sides if side is not None and is_link(side))
+    def links(self) -> tuple[str, str]:
+        """The peers that its sides are, "" for one that is here."""
+        caller, callee = (side.name if side is not None and is_link(side) else "" for side in self.sides)
+        return caller, callee
 
     def close_legs(self) -> None:
         """Those that are in, where no circuit comes of them."""

@@ -134,6 +134,10 @@ class Requests:
     def __len__(self) -> int:
         return len({id(r) for by in self._by for r in by.values()})
 
+    def pending(self, side: Side) -> int:
+        """Requests that are under way from or to that side."""
+        return self._pending[side]
+
     # ---- from terminals
     def from_terminal(self, terminal: Terminal, kind: str, body: Mapping[str, Any]) -> None:
         """Raises FrameError for a body that has not its form."""

@@ -58,12 +58,12 @@ TIDY_EVERY_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class CircuitLabel:
-    """Who is connected to what; `links`: the peers that it goes by."""
+    """Who is connected to what; `links`: the peers that its legs go over, "" for one that is here."""
 
     caller: str
     callee: str
     service: str
-    links: tuple[str, ...] = ()
+    links: tuple[str, str]
 
 
 class RelayServer:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+import trio
+
 from appliance import events
 from appliance.clock import Mark
 from appliance.relay.request import Ask, Found, Refusal
@@ -29,12 +31,15 @@ if TYPE_CHECKING:
 __all__ = ["Waiting"]
 
 COME_BACK_S: Final = 60.0
+CALL_AGAIN_S: Final = (600.0, 1800.0, 7200.0)
+"""After a call that did not reach the callee; a request that waits for days must not keep the line busy."""
 
 
 @dataclass(eq=False, slots=True)
 class _Wait:
     """`terminal`: who hears of it, None while the caller is away. `trying`: a request is under way for it. `timer`: its
-    end, or the end of patience with a caller who is away."""
+    end, or the end of patience with a caller who is away. `calls`: how many were made while it waited; the next is not
+    wanted before `not_before`, of Trio's clock."""
 
     ask: Ask
     since: Mark
@@ -43,6 +48,8 @@ class _Wait:
     timer: Timer | None = None
     trying: bool = False
     durable: bool = False
+    calls: int = 0
+    not_before: float = 0.0
 
 
 class Waiting:
@@ -164,12 +171,19 @@ class Waiting:
     def line_wanted(self) -> float | None:
         """In how many seconds a call of ours is wanted for one that waits: at once (0), or when the other side is back
         where that is known; None: for none."""
-        moments = []
+        moments, now = [], trio.current_time()
         for one in self._all.values():
-            found = None if one.trying else self._find(one.ask.callee)
-            if found is not None and found.by_call and found.presence not in ("online", "offline"):
-                moments.append(found.back_in or 0.0)
+            found = None if one.trying or one.terminal is None else self._find(one.ask.callee)
+            if found is not None and found.by_call and found.presence != "offline":
+                moments.append(max(found.back_in or 0.0, one.not_before - now))
         return min(moments, default=None)
+
+    def call_over(self) -> None:
+        """A call has ended that these would have liked: they don't ask for the next one at once."""
+        for one in self._all.values():
+            one.not_before = trio.current_time() + CALL_AGAIN_S[min(one.calls, len(CALL_AGAIN_S) - 1)]
+            one.calls += 1
+        self._changed()
 
     # ---- inside
     def _left(self, one: _Wait) -> float:

@@ -27,7 +27,6 @@ UNBUILT = [
         LINE + 'tariff = "t"\n' + TARIFF,
         ["line[0].tariff: counting what calls cost", "tariff[0]: counting what calls cost"],
     ),
-    ("[schedule]\nconnection_request = true", ["schedule.connection_request: calling for a connection request"]),
     ("[budget]\nper_day = 5", ["budget.per_day: a budget"]),
     (
         "[budget]\nper_month = 5\nurgent_reserve = 1",
@@ -42,10 +41,6 @@ UNBUILT = [
     (
         ACCOUNT + 'protocol = "pop3"\ncheck_every = "1d"',
         ["user[0].account[0].check_every: fetching less often than at each call"],
-    ),
-    (
-        f'[[relay.peer]]\nname = "hub"\nsecret = "hex"\naddress = "hub.example:7400"\nfingerprint = "sha256:{"0" * 64}"',
-        ["relay.peer[0].connect: linking relay servers by a call"],
     ),
     (
         '[alerts]\nto = "a@b.example"\nevery = "7d"',
@@ -74,6 +69,8 @@ BUILT = [
     'unknown = "upstream"\ntrusted_networks = ["127.0.0.0/8"]\nplaintext_login = true\n'
     '[[mail.alias]]\naddress = "a@harbour.example"\nto = ["b@c.example"]\n[[mail.smarthost]]\nhost = "h"',
     '[budget]\nurgent_reserve = 0\nper_day = ""',
+    "[schedule]\nconnection_request = true",
+    '[[relay.peer]]\nname = "hub"\nsecret = "hex"',
     '[relay]\nlisten = ["127.0.0.1:7400"]\n[[relay.account]]\nname = "pc1"\n[[relay.device]]\nname = "plc1"',
     '[relay]\nduplicate_login = "refuse"\nforget_after = "1d"\nidle_limit = ""\n[console]\nidle = "1m"',
     ACCOUNT + 'protocol = "pop3"\nkeep = true\nbacklog = "all"\nfolder = "INBOX"\n',

@@ -1,0 +1,112 @@
+"""Links that are up for as long as a call is: the job of a call, what it waits for, what its end leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from appliance.call import OpenCall, Reason
+from appliance.config.model import RelayPeer
+from appliance.relay.calling import PeerCall
+from tests.fakes.relay_client import join
+from tests.services.test_relay_peers import fingerprint
+from tests.services.test_relay_server import KEYS, House, house
+
+
+@dataclass
+class Sites:
+    """`site` calls `hub`."""
+
+    site: House
+    hub: House
+    job: PeerCall
+
+    def call(self, id: int = 1) -> OpenCall:
+        return OpenCall(id, "pstn", Reason.BY_HAND, 9600, trio.open_tcp_stream, counts_payload=True)
+
+
+@contextlib.asynccontextmanager
+async def sites(root: Path, *, back_in: float | None = 7200.0) -> AsyncIterator[Sites]:
+    for name in ("hub", "site"):
+        (root / name).mkdir()
+    async with house(root / "hub", name="hub", peers=(RelayPeer(name="site", secret="s", connect="never"),)) as hub:
+        own = fingerprint(root / "hub", "hub")
+        peer = RelayPeer(name="hub", address=f"127.0.0.1:{hub.port}", fingerprint=own, secret="s", connect="call")
+        async with house(root / "site", name="site", peers=(peer,)) as site:
+            yield Sites(site, hub, PeerCall("hub", lambda: site.server, lambda: back_in, 600.0))
+
+
+async def test_a_call_brings_the_tables_together_and_its_end_suspends_the_other_side(tmp_path: Path) -> None:
+    async with sites(tmp_path) as s:
+        await s.site.login("pc11")
+        await s.hub.login("pc12")
+        call = s.call()
+        async with trio.open_nursery() as nursery:
+            report = await s.job.run(call)
+            assert not report.left
+            assert (s.site.presence("pc12"), s.hub.presence("pc11")) == ("online", "online")
+            nursery.start_soon(s.job.wait_work)
+            await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+        assert s.site.presence("pc12") == "suspended"
+        await s.hub.until("pc11", "suspended")
+        row = s.hub.server.directory.row("pc11")
+        assert row is not None and 7000 < row["back_in"] <= 7200
+        assert call.tally.bytes_in > 1000 and call.tally.bytes_out > 500
+
+
+async def test_a_request_waits_for_the_call_and_its_circuit_keeps_the_call_up(tmp_path: Path) -> None:
+    async with sites(tmp_path, back_in=None) as s:
+        caller, callee = await s.site.login("pc11"), await s.hub.login("pc12", services=("ssh",))
+        assert not (await s.job.run(s.call(1))).left
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(s.job.wait_work)
+            await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+        assert s.site.presence("pc12") == "lost"
+        assert s.site.server.waiting.line_wanted() is None
+        id = os.urandom(16)
+        await caller.send("connect", id=id, to="pc12", service="ssh", wait=600)
+        assert (await caller.expect("waiting"))["reason"] == "lost"
+        assert s.site.server.waiting.line_wanted() == 0
+        call = s.call(2)
+        done = trio.Event()
+
+        async def run() -> None:
+            await s.job.run(call)
+            done.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            await callee.expect("invite")
+            await callee.send("accept", id=id, certificate=KEYS["pc12"].der)
+            near = await join(s.site.port, "pc11", (await caller.expect("ready"))["ticket"])
+            far = await join(s.hub.port, "pc12", (await callee.expect("ready"))["ticket"])
+            async with near, far:
+                for _ in range(20):
+                    await near.send_all(bytes(1000))
+                    await far.receive_some()
+                    await trio.sleep(0.05)
+                assert not done.is_set()
+                assert call.tally.circuits == 1
+                assert call.tally.bytes_out > 20_000
+                nursery.cancel_scope.cancel()
+        assert len(s.site.server.circuits) == 0
+        await s.hub.until("pc11", "lost")
+
+
+async def test_a_hub_that_cannot_be_reached_is_left_for_the_next_call(tmp_path: Path) -> None:
+    async with sites(tmp_path) as s:
+
+        async def refuse(host: str, port: int) -> Any:
+            raise OSError("no way")
+
+        call = OpenCall(1, "pstn", Reason.BY_HAND, 9600, refuse)
+        report = await s.job.run(call)
+        assert report.left and "no way" in report.detail
