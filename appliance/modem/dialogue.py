@@ -110,12 +110,12 @@ class Dialogue:
         self._channel.give_up()
         return None
 
-    async def listen(self) -> ResultCode | None:
-        """The next line that nobody asked for; its result code, None where it is none. Raises PortError."""
+    async def listen(self) -> Unsolicited:
+        """The next line that nobody asked for. Raises PortError."""
         while True:
             event = await self._next()
             if isinstance(event, Unsolicited):
-                return event.code
+                return event
 
     def resume(self) -> None:
         """The port carried something else until now: what is in flight is void, and the guard time begins here."""

@@ -14,16 +14,11 @@ from CONNECT until the hang-up; the modem's lines stay ours, and a fall of DCD i
     OFF        dial_timeout or cancelled: abort, ATH             ON, or OFF: modem-silent
     OFF        NO CARRIER, DCD falls, the port hangs up          LOST
     OFF, LOST  hang_up()                                         ON, or an event; the port is closed in any case
-
-Hanging up. Where DCD was off before the call and is on now, it can be trusted: DTR falls, DCD follows, and that is
-all. Else, or where DCD stays on: +++ between guard times, ATH, and its OK; if nothing answered once more with the
-longest guard times, unless a modem has stayed silent at that already. A carrier that is lost needs ATH only.
 """
 
 from __future__ import annotations
 
 import math
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -31,6 +26,7 @@ import trio
 from appliance import events
 from appliance.call import Dialled, Outcome
 from appliance.modem.dialogue import Dialogue, Timing
+from appliance.modem.hook import Hook, HookSwitch, is_ok
 from appliance.modem.port import Port, PortError, open_serial
 from appliance.modem.profiles import profile
 from appliance.protocol.at import Answer, ResultCode, clean_number
@@ -68,13 +64,6 @@ _OUTCOMES: Final = {
 _MAY_BE_OFF_HOOK: Final = frozenset({ResultCode.OK, ResultCode.VOICE, ResultCode.FAX})
 
 
-class _Hook(Enum):
-    UNKNOWN = auto()
-    ON = auto()
-    OFF = auto()
-    LOST = auto()
-
-
 class ModemLine:
     """`call.Line` for a `[[line]]` of kind modem. Raises ProfileNotBuilt for a profile that is not built.
 
@@ -98,10 +87,7 @@ class ModemLine:
         self._open_port = open_port or (lambda: open_serial(config.port, config.baud, config.flow))
         self._port: Port | None = None
         self._dialogue: Dialogue | None = None
-        self._hook = _Hook.UNKNOWN
-        self._guard_s = self._timing.guard_s
-        self._patient = True  # whether the longest guard times are worth a try: not again on a silent modem
-        self._dcd_off_before = False
+        self._hook = HookSwitch(self._timing)
 
     # ---- Line
 
@@ -123,8 +109,7 @@ class ModemLine:
                 failed = await self._initialise(dialogue, command)
                 if failed is not None:
                     return failed
-            await self._learn_guard(dialogue)
-            await self._see_dcd_off()
+            await self._hook.learn(dialogue)
         except PortError as error:
             await self._lose_port(error)
             return Outcome.MODEM_SILENT
@@ -166,23 +151,23 @@ class ModemLine:
         return self._network.carried() if self._network is not None else None
 
     async def wait_carrier_lost(self) -> Outcome:
-        if self._network is not None and self._hook is _Hook.OFF:
+        if self._network is not None and self._hook.state is Hook.OFF:
             return await self._wait_network_lost(self._network)
-        if self._dialogue is not None and self._hook is _Hook.OFF:
+        if self._dialogue is not None and self._hook.state is Hook.OFF:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_no_carrier, self._dialogue, nursery.cancel_scope)
                 nursery.start_soon(self._wait_dcd_falls, nursery.cancel_scope)
-            self._hook = _Hook.LOST
+            self._hook.state = Hook.LOST
         return Outcome.CARRIER_LOST
 
     async def hang_up(self) -> None:
         with trio.CancelScope(shield=True):
             try:
                 await self._end_network()
-                if self._dialogue is not None and self._hook in (_Hook.OFF, _Hook.LOST):
+                if self._dialogue is not None and self._hook.state in (Hook.OFF, Hook.LOST):
                     done = False
                     with trio.move_on_after(self._timing.hang_up_s):
-                        done = await self._put_on_hook(self._dialogue)
+                        done = await self._hook.put_on(self._dialogue)
                     if not done:
                         self._problem("no sign that the modem is on-hook; closing the port, so that DTR falls")
             except PortError as error:
@@ -198,7 +183,7 @@ class ModemLine:
         if self._dialogue is None:
             self._port = await self._open_when_free()
             self._dialogue = Dialogue(self._port, self.name, self._timing)
-            self._hook = _Hook.UNKNOWN
+            self._hook.attach(self._port)
         return self._dialogue
 
     async def _open_when_free(self) -> Port:
@@ -219,7 +204,7 @@ class ModemLine:
 
     async def _lose_port(self, error: PortError) -> None:
         self._problem(str(error))
-        self._hook = _Hook.UNKNOWN
+        self._hook.state = Hook.UNKNOWN
         await self._close()
 
     def _problem(self, what: str) -> None:
@@ -231,16 +216,16 @@ class ModemLine:
         """Whether the modem answers, on-hook, if need be after it was hung up."""
         if await self._answers(dialogue):
             # It may be off-hook all the same: a process that died between +++ and ATH left it so.
-            return self._hook is _Hook.ON or await self._on_hook(dialogue)
-        if await self._put_on_hook(dialogue) and await self._answers(dialogue):
+            return self._hook.state is Hook.ON or await self._hook.hang_up(dialogue)
+        if await self._hook.put_on(dialogue) and await self._answers(dialogue):
             events.emit(events.MODEM_FOUND_OFF_HOOK, line=self.name)
             return True
         return False
 
     async def _answers(self, dialogue: Dialogue) -> bool:
         for _ in range(AT_TRIES):
-            if _is_ok(await dialogue.command("AT", self._timing.answer_s)):
-                self._patient = True
+            if is_ok(await dialogue.command("AT", self._timing.answer_s)):
+                self._hook.patient = True
                 return True
         return False
 
@@ -255,26 +240,15 @@ class ModemLine:
         if answer is None:
             self._problem(f"the modem does not answer {command}")
             return Outcome.MODEM_SILENT
-        if not _is_ok(answer):
+        if not is_ok(answer):
             self._problem(f"the modem answers {command} with {answer.text}")
             return Outcome.MODEM_ERROR
         return None
 
-    async def _learn_guard(self, dialogue: Dialogue) -> None:
-        """The guard time that this modem wants, in S12's units of 20 ms."""
-        answer = await dialogue.command("ATS12?", self._timing.answer_s)
-        digits = answer.information[-1].strip() if answer is not None and answer.information else ""
-        if digits.isascii() and digits.isdigit() and len(digits) == 3 and int(digits) <= 255:
-            self._guard_s = int(digits) / 50
-
-    async def _see_dcd_off(self) -> None:
-        if self._port is not None and self._port.has_lines:
-            self._dcd_off_before = not await self._port.carrier()
-
     # ---- the dial
 
     async def _dial(self, dialogue: Dialogue, number: str) -> Dialled:
-        self._hook = _Hook.OFF
+        self._hook.state = Hook.OFF
         answer = None
         try:
             await dialogue.start_dial(number)
@@ -292,19 +266,19 @@ class ModemLine:
         if answer.code is ResultCode.CONNECT:
             return Dialled(None, answer.rate, answer.text)
         if answer.code in _MAY_BE_OFF_HOOK:
-            await self._on_hook(dialogue)
+            await self._hook.hang_up(dialogue)
         else:
-            self._hook = _Hook.ON
+            self._hook.state = Hook.ON
         return Dialled(_OUTCOMES.get(answer.code, Outcome.MODEM_ERROR), text=answer.text)
 
     async def _stop_dialling(self, dialogue: Dialogue) -> Dialled:
         """Aborts the dial in flight and sees to it that the line is free again."""
         answer = await dialogue.abort()
         if answer is not None and answer.code is ResultCode.CONNECT:  # just before the abort, as the next ones
-            await self._put_on_hook(dialogue)
+            await self._hook.put_on(dialogue)
         elif answer is not None and answer.code in (ResultCode.BUSY, ResultCode.NO_ANSWER, ResultCode.NO_DIALTONE):
             return await self._dialled(dialogue, answer)
-        elif not await self._on_hook(dialogue):
+        elif not await self._hook.hang_up(dialogue):
             return Dialled(Outcome.MODEM_SILENT, text="the modem does not answer any more")
         return Dialled(Outcome.TIMEOUT, text=f"no result within {self._config.dial_timeout_s:g} s")
 
@@ -312,7 +286,7 @@ class ModemLine:
 
     async def _wait_no_carrier(self, dialogue: Dialogue, done: trio.CancelScope) -> None:
         try:
-            while await dialogue.listen() is not ResultCode.NO_CARRIER:
+            while (await dialogue.listen()).code is not ResultCode.NO_CARRIER:
                 pass
         except PortError as error:
             self._problem(str(error))
@@ -346,72 +320,13 @@ class ModemLine:
             nursery.start_soon(ended, nursery.cancel_scope)
             nursery.start_soon(self._wait_dcd_falls, nursery.cancel_scope)
         if outcome is None:
-            self._hook = _Hook.LOST
+            self._hook.state = Hook.LOST
         return outcome or Outcome.CARRIER_LOST
 
     # ---- hanging up
 
     async def _end_network(self) -> None:
         """The port is ours again. A modem whose far end has gone is not told so by PPP: it is hung up all the same."""
-        network, gently = self._network, self._hook is _Hook.OFF
+        network, gently = self._network, self._hook.state is Hook.OFF
         if network is not None and await network.end(gently=gently) and self._dialogue is not None:
             self._dialogue.resume()
-
-    async def _put_on_hook(self, dialogue: Dialogue) -> bool:
-        """Whether the modem is on-hook now, for all that can be seen."""
-        commandable = self._hook is _Hook.LOST
-        if not commandable:
-            followed, commandable = await self._drop_dtr(dialogue)
-            if followed:
-                self._hook = _Hook.ON
-                return True
-        if commandable and await self._on_hook(dialogue):
-            return True
-        await dialogue.escape(self._guard_s)
-        if await self._on_hook(dialogue):
-            return True
-        if not self._patient:
-            return False
-        self._patient = False
-        await dialogue.escape(self._timing.longest_guard_s)
-        return await self._on_hook(dialogue)
-
-    async def _on_hook(self, dialogue: Dialogue) -> bool:
-        """ATH (V.250 §6.3.6), and whether it was answered and DCD, where it can be trusted, is off."""
-        answer = await dialogue.command("ATH", self._timing.answer_s)
-        if _is_ok(answer) and (not self._dcd_off_before or await self._dcd_falls(self._timing.dtr_s)):
-            self._hook = _Hook.ON
-            return True
-        return False
-
-    async def _drop_dtr(self, dialogue: Dialogue) -> tuple[bool, bool]:
-        """Lowers DTR for a moment. Whether DCD, being on and trusted, followed; whether the modem said so in words."""
-        port = self._port
-        if port is None or not port.has_lines:
-            return False, False
-        watched = self._dcd_off_before and await port.carrier()
-        await port.set_dtr(False)
-        followed = heard = False
-        if watched:
-            followed = await self._dcd_falls(self._timing.dtr_s)
-        else:
-            with trio.move_on_after(self._timing.dtr_s):
-                while await dialogue.listen() not in (ResultCode.OK, ResultCode.NO_CARRIER):
-                    pass
-                heard = True
-        await port.set_dtr(True)
-        return followed, heard
-
-    async def _dcd_falls(self, seconds: float) -> bool:
-        """Whether DCD is off within that time; without modem lines it always is."""
-        port = self._port
-        deadline = trio.current_time() + seconds
-        while port is not None and await port.carrier():
-            if trio.current_time() >= deadline:
-                return False
-            await trio.sleep(min(self._timing.poll_s, seconds) / 4)
-        return True
-
-
-def _is_ok(answer: Answer | None) -> bool:
-    return answer is not None and answer.code is ResultCode.OK
