@@ -14,9 +14,8 @@ import trio
 from appliance.call import OpenCall, Reason
 from appliance.config.model import RelayPeer
 from appliance.relay.calling import PeerCall
-from tests.fakes.relay_client import join
-from tests.services.test_relay_peers import fingerprint
-from tests.services.test_relay_server import KEYS, House, house
+from fakes.relay_client import join
+from fakes.relay_house import KEYS, House, fingerprint, house
 
 
 @dataclass

@@ -3,46 +3,15 @@ them, links that end and come again."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import trio
 
 from appliance.config.model import RelayPeer
-from appliance.relay.identity import own_identity
-from appliance.storage.disk import Disk
-from tests.fakes.relay_client import Client, join
-from tests.services.test_relay_server import KEYS, House, house
-
-
-def fingerprint(root: Path, name: str) -> str:
-    """Of the certificate that the relay server in this folder has, made now where it must."""
-    disk = Disk()
-    disk.mkdir(root / "keys")
-    return own_identity(disk, root / "keys", "relay", name).fingerprint
-
-
-@contextlib.asynccontextmanager
-async def chain(root: Path, *names: str) -> AsyncIterator[dict[str, House]]:
-    """Relay servers in a row, each linked with the next, which it opens the link to."""
-    async with contextlib.AsyncExitStack() as stack:
-        made: dict[str, House] = {}
-        before: str | None = None
-        for i, name in enumerate(names):
-            peers = []
-            if before is not None:
-                address = f"127.0.0.1:{made[before].port}"
-                own = fingerprint(root / before, before)
-                peers.append(RelayPeer(name=before, address=address, fingerprint=own, secret="s", connect="always"))
-            if i + 1 < len(names):
-                peers.append(RelayPeer(name=names[i + 1], secret="s", connect="never"))
-            (root / name).mkdir(exist_ok=True)
-            made[name] = await stack.enter_async_context(house(root / name, name=name, peers=tuple(peers)))
-            before = name
-        yield made
+from fakes.relay_client import Client, join
+from fakes.relay_house import KEYS, House, chain
 
 
 async def login(h: House, name: str, *services: str) -> Client:
