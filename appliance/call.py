@@ -200,6 +200,12 @@ class Line(Protocol):
         """Returns once the far end or the network is gone, with the outcome that this is."""
         ...
 
+    async def wait_wake(self) -> str:
+        """Between calls: listens for a ring from one of the line's `wake_numbers`, never answers it, and returns its
+        number once it rings no more. Never returns on a line that can't ring; what goes wrong with the modem is an
+        event, and waited out. Cancelled, it leaves the line as `hang_up` does."""
+        ...
+
     async def hang_up(self) -> None:
         """Puts the line on-hook and closes the port, whatever state it is in; bounded in time; idempotent.
         `wait_carrier_lost` has ended before, by itself or cancelled."""

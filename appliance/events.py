@@ -238,6 +238,10 @@ JOB_CRASHED = Event(
 )
 MODEM_FOUND_OFF_HOOK = Event("modem-off-hook", _W, "{line}: the modem did not answer AT; hung up with +++ and ATH")
 MODEM_PROBLEM = Event("modem-problem", _W, "{line}: {what}", "Check the modem, its cable and its power.")
+WOKEN = Event("woken", _I, "{line}: a ring from {number}, not answered: a call is made")
+RING_PASSED_OVER = Event(
+    "ring-passed-over", _I, "{line}: a ring from {number}, which is none of wake_numbers: nothing is done"
+)
 MODEM_SAID = Event("modem-said", _D, "{line}: {direction} {text}")
 WINDOW_PROBLEM = Event(
     "window-problem",

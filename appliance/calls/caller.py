@@ -4,8 +4,9 @@ plan and the call that is up; must not know what the jobs do.
 Theory of operation. `run` loops: ask the policy; where it says 'now', make the call; else sleep until the next
 call's time, until somebody pokes it (what waits has changed, a call was asked for), and at most `LOOK_EVERY_S`,
 since the wall clock may jump. `dial` leaves a request behind, pokes, and waits for the call that it becomes; a
-call that is under way already is joined. Cancelling `run` hangs up first. With `free_lines`, `run` begins by
-hanging up each line, which a process that was killed may have left off-hook; a call waits for that.
+call that is under way already is joined. A ring on an idle line (`rings`) asks for a call too. Cancelling `run` hangs
+up first. With `free_lines`, `run` begins by hanging up each line, which a process that was killed may have left
+off-hook; a call waits for that.
 
 Before its first call it shows what the ledger's last one left behind.
 
@@ -27,6 +28,7 @@ from appliance.call import LineState, NextCall, Reason
 from appliance.calls import recurrence
 from appliance.calls.cycle import Cycle, Way, free, state_after
 from appliance.calls.policy import Decision, Requests, Settings, Times, WayOut, decide
+from appliance.calls.rings import Rings
 from appliance.clock import rfc3339
 from appliance.config.model import LineKind
 
@@ -116,6 +118,8 @@ class Caller:
         self._started = started
         self._free_lines = free_lines
         self._window = window
+        self._rings = Rings([w.line for w in ways if w.line and w.config.wake_numbers and not w.unusable], self._woken)
+        self._wake = False
         self._shown = self._from_ledger()
         self._cycle: Cycle | None = None
         self._wanted: Dialling | None = None
@@ -135,19 +139,29 @@ class Caller:
         try:
             if self._free_lines:
                 await self._free_all()
-            while True:
-                decision = self._decide()
-                if decision.reason is None:
-                    self._refuse(decision.refused)
-                    self._announce(decision)
-                    await self._wait(decision)
-                else:
-                    await self._call(decision.reason, decision.due)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._rings.run)
+                await self._make_calls()
         finally:
             self._refuse("the service that dials is stopping")
             self._ended = True
             for watcher in self._watchers:
                 watcher.close()
+
+    async def _make_calls(self) -> None:
+        while True:
+            decision = self._decide()
+            if decision.reason is None:
+                self._refuse(decision.refused)
+                self._announce(decision)
+                await self._wait(decision)
+            else:
+                await self._call(decision.reason, decision.due)
+
+    def _woken(self, line: str, number: str) -> None:
+        events.emit(events.WOKEN, line=line, number=number)
+        self._wake = True
+        self.poke()
 
     def poke(self) -> None:
         """What waits has changed: look again whether to call."""
@@ -273,7 +287,10 @@ class Caller:
         if requests is None:
             asked = self._connection_at is not None
             requests = Requests(
-                by_hand=self._wanted is not None, connection_request=asked, connection_at=self._connection_at
+                by_hand=self._wanted is not None,
+                connection_request=asked,
+                connection_at=self._connection_at,
+                wake=self._wake,
             )
         times = Times(now=self._clock.now(), started=self._started, trusted=self._clock.trusted)
         return decide(self._settings, self._prospect(), self._ledger.summary(), times, requests)
@@ -282,6 +299,7 @@ class Caller:
         """One call; also the one that was asked for, if one was."""
         dialling = self._under_way = self._wanted or Dialling()
         self._wanted = None
+        self._wake = False
         self._announced = None
         self._progress.clear()
         try:
@@ -298,7 +316,8 @@ class Caller:
                 window=self._window,
             )
             try:
-                await cycle.run()
+                async with self._rings.quiet():
+                    await cycle.run()
             finally:
                 dialling.entry = cycle.entry
         finally:

@@ -73,6 +73,10 @@ class DeviceLine:
         events.emit(events.LINE_DOWN, line=self.name, what=state.lacks(self._device))
         return Outcome.CARRIER_LOST
 
+    async def wait_wake(self) -> str:
+        await trio.sleep_forever()
+        raise AssertionError("unreachable")
+
     async def hang_up(self) -> None:
         await trio.lowlevel.checkpoint()
         self._counters.stop()

@@ -25,6 +25,7 @@ import trio
 
 from appliance import events
 from appliance.call import Dialled, Outcome
+from appliance.modem import rings
 from appliance.modem.dialogue import Dialogue, Timing
 from appliance.modem.hook import Hook, HookSwitch, is_ok
 from appliance.modem.port import Port, PortError, open_serial
@@ -47,6 +48,8 @@ NEXT_ADDRESS_S: Final = 5.0
 BUSY_S: Final = 8.0
 """A port that another program has is waited for: longer than pppd may take to end (`pppd.STOP_S` and `END_S`)."""
 BUSY_POLL_S: Final = 0.5
+LISTEN_AGAIN_S: Final = 60.0
+"""Before a modem that is gone, silent or of no use for it is asked to listen for rings again."""
 AT_TRIES: Final = 2
 """The first AT after a pause may be lost to a modem that wakes up or finds its speed."""
 
@@ -159,6 +162,32 @@ class ModemLine:
                 nursery.start_soon(self._wait_dcd_falls, nursery.cancel_scope)
             self._hook.state = Hook.LOST
         return Outcome.CARRIER_LOST
+
+    async def wait_wake(self) -> str:
+        told = ""
+        while True:
+            try:
+                return await self._listen_for_rings()
+            except PortError as error:
+                trouble = str(error)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._close()
+            if trouble != told:
+                self._problem(f"can't listen for rings: {trouble}")
+                told = trouble
+            await trio.sleep(LISTEN_AGAIN_S)
+
+    async def _listen_for_rings(self) -> str:
+        dialogue = await self._opened()
+        if not await self._find(dialogue):
+            raise PortError("the modem does not answer")
+        for command in self._init:
+            if await self._initialise(dialogue, command) is not None:
+                raise PortError(f"the modem does not take {command}")
+        if not await rings.show_callers(dialogue):
+            raise PortError("the modem can't show who rings")
+        return await rings.listen(dialogue, self._config.wake_numbers, self.name)
 
     async def hang_up(self) -> None:
         with trio.CancelScope(shield=True):

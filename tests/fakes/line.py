@@ -18,7 +18,7 @@ Step = Outcome | Dialled | OSError | str | None
 class FakeLine:
     """`prepare`, `dials`, `negotiate`, `hang_up`: what each does, one after the other, then the last for ever. A
     step is the result, an OSError to raise, or `BLOCK`. `log` holds what was called; `hooks` (by the step's name) are
-    called at its beginning. `figures` is what `carried` says."""
+    called at its beginning. `figures` is what `carried` says; a number put into `rings` rings."""
 
     def __init__(
         self,
@@ -43,6 +43,8 @@ class FakeLine:
             "negotiate": deque(negotiate),
             "hang_up": deque(hang_up),
         }
+        self.rings, self._ringing = trio.open_memory_channel[str](10)
+        self.listening = False
         self._lost: Outcome | OSError = Outcome.CARRIER_LOST
         self._carrier = trio.Event()
 
@@ -95,12 +97,24 @@ class FakeLine:
             raise self._lost
         return self._lost
 
+    async def wait_wake(self) -> str:
+        assert not self.listening
+        self.listening = True
+        try:
+            return await self._ringing.receive()
+        finally:
+            with trio.CancelScope(shield=True):  # as a port takes some steps to close
+                for _ in range(3):
+                    await trio.lowlevel.checkpoint()
+            self.listening = False
+
     async def hang_up(self) -> None:
         await self._step("hang_up")
         self.off_hook = False
 
     async def _step(self, name: str, what: str = "") -> object:
         assert not self.watched or name == "negotiate", f"{name} while another task waits for the carrier's end"
+        assert not self.listening, f"{name} while another task listens for rings"
         self.log.append(f"{name} {what}".strip())
         if name in self.hooks:
             self.hooks[name]()
