@@ -58,7 +58,6 @@ def _of_line(line: Line) -> Iterator[tuple[str, object, str]]:
     yield "apn", line.apn, "an access point name"
     yield "pin", line.pin, "giving a SIM its PIN"
     yield "power_gpio", line.power_gpio, "power-cycling a modem"
-    yield "wake_numbers", line.wake_numbers, "being woken by a ring"
     yield "tariff", line.tariff, "counting what calls cost"
 
 

@@ -24,7 +24,7 @@ from typing import Final, Protocol
 
 import trio
 
-__all__ = ["Access", "CallRecord", "Circuit", "Exchange", "Progress", "Station"]
+__all__ = ["Access", "CallRecord", "Circuit", "Exchange", "Progress", "Station", "Telephone"]
 
 STANDARD_RATE: Final = 33600
 """V.34's last step in bit/s: what a good line gives."""
@@ -71,8 +71,8 @@ class Station(Protocol):
     @property
     def on_hook(self) -> bool: ...
 
-    async def ring(self) -> None:
-        """Rings until it is answered, or cancelled."""
+    async def ring(self, caller: str) -> None:
+        """Rings until it is answered, or cancelled; `caller` is the number to show."""
         ...
 
     def circuit_up(self, circuit: Circuit) -> None: ...
@@ -82,6 +82,23 @@ class Station(Protocol):
     async def hear(self, data: bytes) -> None:
         """Bytes from the circuit's other end."""
         ...
+
+
+@dataclass(slots=True)
+class Telephone:
+    """Somebody who calls and hangs up again before it is answered. It must not be answered: it hears nothing."""
+
+    number: str
+    on_hook: bool = True
+
+    async def ring(self, caller: str) -> None:
+        await trio.sleep_forever()
+
+    def circuit_up(self, circuit: Circuit) -> None: ...
+
+    def circuit_down(self, circuit: Circuit) -> None: ...
+
+    async def hear(self, data: bytes) -> None: ...
 
 
 @dataclass(slots=True)
@@ -215,7 +232,7 @@ class Exchange:
             return Progress.BUSY
         self._ringing.add(callee.number)
         try:
-            await callee.ring()
+            await callee.ring(record.caller)
         finally:
             self._ringing.remove(callee.number)
         record.rate = self.rate

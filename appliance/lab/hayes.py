@@ -110,11 +110,14 @@ class Settings:
     quiet: bool = False
     verbose: bool = True
     x: int = 4
+    shows_caller: bool = False
     ignored: dict[str, int] = field(default_factory=dict)
     registers: dict[int, int] = field(default_factory=lambda: dict(FACTORY_REGISTERS))
 
     def copy(self) -> Settings:
-        return Settings(self.echo, self.quiet, self.verbose, self.x, dict(self.ignored), dict(self.registers))
+        return Settings(
+            self.echo, self.quiet, self.verbose, self.x, self.shows_caller, dict(self.ignored), dict(self.registers)
+        )
 
     @property
     def guard_s(self) -> float:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar
 
 import trio
 
-from appliance.lab.exchange import STANDARD_RATE, Access, Exchange
+from appliance.lab.exchange import STANDARD_RATE, Access, Circuit, Exchange, Progress, Telephone
 from appliance.lab.line import Gate, Line
 from appliance.lab.modem import Modem, ModemState
 from appliance.lab.provider import Provider
@@ -123,6 +123,16 @@ class LabThread:
     def add_gate(self, name: str, host: str, port: int) -> Gate:
         """A gate to a server of the test's own; it opens with the next call."""
         return self.do(self.lab.line.add_gate, name, host, port)
+
+    def ring(self, caller: str, *, seconds: float = 1.0) -> Progress:
+        """Somebody with the number `caller` lets the first modem ring for so long and hangs up; how that went."""
+        number = self.lab.modem.number
+
+        async def ring() -> Circuit | Progress:
+            return await self.lab.exchange.place(Telephone(caller), number, patience_s=seconds)
+
+        outcome = trio.from_thread.run(ring, trio_token=self._token)
+        return outcome if isinstance(outcome, Progress) else Progress.CONNECTED
 
     def wait_on_hook(self, timeout: float = 10.0) -> None:
         """Blocks until the modem is on-hook. Raises TimeoutError."""

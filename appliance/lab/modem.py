@@ -367,6 +367,8 @@ class Modem:
                 self._information(f"{settings.registers[command.value]:03d}")
             case "S":
                 settings.set_register(command.value, command.assign or 0)
+            case "+VCID" if command.text in ("=0", "=1"):
+                settings.shows_caller = command.text == "=1"
             case "+MS" | "+IFC" | "+ICF" | "+IPR" | "+DS" | "+ES" if command.text.startswith("="):
                 pass  # modulation, flow control and speed: nothing of these on a pty
             case _:
@@ -407,8 +409,8 @@ class Modem:
         if self._dial is not None:
             self._dial.cancel()
 
-    async def ring(self) -> None:
-        """The exchange rings: RING until ATA or S0's count (V.250 §6.3.5, §6.3.8)."""
+    async def ring(self, caller: str) -> None:
+        """The exchange rings: RING until ATA or S0's count (V.250 §6.3.5, §6.3.8), the number behind the first."""
         self._ringing = trio.Event()
         rings = 0
         try:
@@ -416,6 +418,8 @@ class Modem:
                 rings += 1
                 self._settings.registers[1] = rings
                 self._result("RING")
+                if rings == 1 and self._settings.shows_caller:
+                    self._information(f"NMBR = {caller}")
                 if 0 < self._settings.registers[0] <= rings:
                     self._ringing.set()
                 with trio.move_on_after(RING_ON_S):

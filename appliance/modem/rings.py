@@ -9,6 +9,7 @@ answered instead: a ring counts once it has been silent for `SILENCE_S`.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -43,30 +44,21 @@ async def show_callers(dialogue: Dialogue) -> bool:
 async def listen(dialogue: Dialogue, wake_numbers: Sequence[str], line: str) -> str:
     """Returns the number of a ring from one of `wake_numbers`, as the configuration has it, once it rings no more.
     Raises PortError."""
+    wanted = passed = ""
+    silent_at = math.inf
     while True:
-        number = await _wait_number(dialogue)
-        wanted = next((w for w in wake_numbers if same_number(w, number)), "")
-        if not wanted:
-            events.emit(events.RING_PASSED_OVER, line=line, number=number)
-        await _wait_silence(dialogue)
-        if wanted:
-            return wanted
-
-
-async def _wait_number(dialogue: Dialogue) -> str:
-    while True:
-        number = caller((await dialogue.listen()).text)
-        if number:
-            return number
-
-
-async def _wait_silence(dialogue: Dialogue) -> None:
-    """Until neither a ring nor its caller has been heard for a while."""
-    while True:
-        with trio.move_on_after(SILENCE_S) as silence:
-            while True:
-                text = (await dialogue.listen()).text
-                if is_ring(text) or caller(text):
-                    break
+        with trio.move_on_at(silent_at) as silence:
+            text = (await dialogue.listen()).text
         if silence.cancelled_caught:
-            return
+            if wanted:
+                return wanted
+            passed, silent_at = "", math.inf
+            continue
+        number = caller(text)
+        if number or is_ring(text):
+            silent_at = trio.current_time() + SILENCE_S
+        known = next((w for w in wake_numbers if same_number(w, number)), "")
+        wanted = wanted or known
+        if number and not known and number != passed:
+            events.emit(events.RING_PASSED_OVER, line=line, number=number)
+            passed = number

@@ -21,7 +21,6 @@ UNBUILT = [
     (LINE + 'apn = "internet"', ["line[0].apn: an access point name"]),
     (LINE + 'pin = "pin"', ["line[0].pin: giving a SIM its PIN"]),
     (LINE + 'power_gpio = "gpiochip0:17"', ["line[0].power_gpio: power-cycling a modem"]),
-    (LINE + 'wake_numbers = ["117"]', ["line[0].wake_numbers: being woken by a ring"]),
     (TARIFF, ["tariff[0]: counting what calls cost"]),
     (
         LINE + 'tariff = "t"\n' + TARIFF,
