@@ -105,6 +105,12 @@ RELOAD_NEEDS_RESTART = Event(
     "{what} changed: takes effect at the next start; until then nothing else of the file is taken over either",
     "Restart posthouse.service when it suits.",
 )
+WATCHDOG_STARVED = Event(
+    "watchdog-starved",
+    _E,
+    "no progress: {what}; if that lasts systemd ends this process and starts it anew",
+    "If it repeats, check the disk, and report it with the journal of that time.",
+)
 LISTENING = Event("listening", _I, "{service} listens on {address}")
 ACCEPT_FAILED = Event(
     "accept-failed", _W, "{service} could not accept a connection: {error}", "Too many connections or files are open."

@@ -6,9 +6,10 @@ sessions and the call a bounded time, and ends.
 
 from __future__ import annotations
 
+import functools
 import signal
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -22,6 +23,7 @@ from appliance.config.load import ConfigErrors, load
 from appliance.config.unbuilt import unbuilt
 from appliance.control.server import serve_control
 from appliance.host.systemd import notify, notify_reloading
+from appliance.host.watchdog import feed, watchdog_s
 from appliance.supervisor import Supervisor
 from appliance.transport.listen import ClientLimits
 
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from appliance.config.model import Config
 
 __all__ = ["House"]
+
+BATCH_HANGS_S: Final = 60.0
+"""A flush of the redo log takes seconds on the slowest card; one that takes this long does not come back."""
 
 
 @dataclass(slots=True)
@@ -79,6 +84,8 @@ class House:
                     for part in self.parts:
                         await self._start(part)
                     await self.supervisor.start("control", self._control)
+                    if (period_s := watchdog_s()) is not None:
+                        await self.supervisor.start("watchdog", functools.partial(feed, period_s, self._stuck))
                     seconds = f"{trio.current_time() - began:.2f}"
                     events.emit(events.STARTED, version=__version__, site=self.config.site.name, seconds=seconds)
                     if not self.core.clock.trusted:
@@ -93,6 +100,13 @@ class House:
 
     async def _control(self, *, task_status: trio.TaskStatus[None]) -> None:
         await serve_control(self.config.site.runtime, Verbs(self).table, task_status=task_status)
+
+    def _stuck(self) -> str:
+        """What makes no progress, for the watchdog. A service that fails or ends is the supervisor's business."""
+        if self.core.committer.batch_s > BATCH_HANGS_S:
+            return "the disk does not answer"
+        caller = self.caller_or_none
+        return "the service that makes the calls hangs" if caller is not None and caller.stalled else ""
 
     async def _start(self, part: Part) -> None:
         if part.slice(self.config) is not None:

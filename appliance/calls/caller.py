@@ -47,6 +47,8 @@ LOOK_EVERY_S: Final = 60.0
 """So late at most does a call come whose time a jump of the wall clock has brought near."""
 GATHER_S: Final = 0.1
 """Pokes within this are one: fifty sessions hand over messages at once, and each look goes through the queue."""
+STALLED_S: Final = 120.0
+"""Beyond what a step may last by its own deadlines: then it hangs."""
 PROGRESS_LINES: Final = 500
 """Lines of progress kept of a call and buffered for a watcher; a slow one loses lines and never stalls a call."""
 
@@ -127,6 +129,7 @@ class Caller:
         self._connection_at: float | None = None
         self._poked = trio.Event()
         self._ended = False
+        self._looked: float | None = None
         self._announced: object = None
         self._progress: deque[Told] = deque(maxlen=PROGRESS_LINES)
         self._watchers: set[trio.MemorySendChannel[Told]] = set()
@@ -150,6 +153,7 @@ class Caller:
 
     async def _make_calls(self) -> None:
         while True:
+            self._looked = trio.current_time()
             decision = self._decide()
             if decision.reason is None:
                 self._refuse(decision.refused)
@@ -224,6 +228,17 @@ class Caller:
             return None
         cycle.weigh()
         return cycle.entry.tally
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the next look, or the end of the call that is up, is overdue: this service makes no progress."""
+        if self._ended or self._looked is None:
+            return False
+        cycle = self._cycle if self._under_way else None
+        if cycle is None:
+            return trio.current_time() - self._looked > LOOK_EVERY_S + STALLED_S
+        since = cycle.since.seconds_until(self._clock.now())
+        return cycle.state is LineState.EXCHANGING and since > self._schedule.max_call_s + STALLED_S
 
     @property
     def next_call(self) -> NextCall:

@@ -63,6 +63,12 @@ class Committer:
         self._limiter = trio.CapacityLimiter(1)
         self._stopped = False
         self._slow_until = 0.0
+        self._batch_since: float | None = None
+
+    @property
+    def batch_s(self) -> float:
+        """For how many seconds the batch under work has been; 0 while none is. A disk that hangs keeps one for ever."""
+        return 0.0 if self._batch_since is None else trio.current_time() - self._batch_since
 
     async def commit(self, work: Callable[[], T], *, quick: bool = False, then: Callable[[], None] | None = None) -> T:
         """Runs `work` and returns its value once it is on stable storage. `quick`: it makes, writes and renames a few
@@ -113,6 +119,7 @@ class Committer:
         batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
         if not self._waiting:
             self._wake = trio.Event()
+        self._batch_since = trio.current_time()
         try:
             if all(entry.quick for entry in batch) and trio.current_time() >= self._slow_until:
                 began = trio.current_time()
@@ -126,6 +133,8 @@ class Committer:
             # A defect: nobody may wait for ever, and nobody may believe that it is safe.
             self._tell(batch, OSError(STOPPED))
             raise
+        finally:
+            self._batch_since = None
         self._tell(batch)
 
     @staticmethod
