@@ -10,7 +10,6 @@ they are made in that order. When most lines are history the file is written ane
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, Final
 
 from appliance import events
@@ -69,31 +68,11 @@ class Records:
     def _write(self, record: dict[str, Any]) -> None:
         if self._lines > 2 * len(self.values) + SPARE_LINES:
             self._write_anew()
-        data = journal.encode([record])
-        if not self._path.exists():
-            self._disk.close(self._disk.create(self._path))
-            self._good_bytes = 0
-        fd = self._disk.open_append(self._path)
-        try:
-            if os.fstat(fd).st_size != self._good_bytes:
-                # An append that failed or was cut off left a part of itself; nothing may stand behind that.
-                self._disk.truncate(fd, self._good_bytes)
-            self._disk.write(fd, data)
-        finally:
-            self._disk.close(fd)
-        self._good_bytes += len(data)
+        self._good_bytes = journal.append(self._disk, self._path, [record], behind=self._good_bytes)
         self._lines += 1
         self._apply(record)
 
     def _write_anew(self) -> None:
         data = journal.encode({"key": k, "value": v} for k, v in self.values.items())
-        draft = self._path.with_name(self._path.name + ".new")
-        if draft.exists():
-            self._disk.unlink(draft)
-        fd = self._disk.create(draft)
-        try:
-            self._disk.write(fd, data)
-        finally:
-            self._disk.close(fd)
-        self._disk.rename(draft, self._path)
+        self._disk.replace_file(self._path, data)
         self._good_bytes, self._lines = len(data), len(self.values)

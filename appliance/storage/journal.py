@@ -1,13 +1,14 @@
 """An append-only file of records, one JSON object a line, each with its own sum: `crc32(8 hex) SPACE json LF`.
 
 Readable by a person with `cut -c10-`. A line is whole or it is not there: `replay` stops at the first line
-that is torn and says where; whoever appends cuts the file there first (`Disk.truncate`). For the ledger, the
+that is torn and says where, and `append` cuts the file there first. For the ledger, the
 envelopes of the spool and the records of fetched mail.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["Replay", "encode", "replay"]
+    from appliance.storage.disk import Disk
+
+__all__ = ["Replay", "append", "encode", "replay"]
 
 Record = dict[str, Any]
 
@@ -38,6 +41,24 @@ def encode(records: Iterable[Record]) -> bytes:
         body = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
         out += b"%08x %b\n" % (zlib.crc32(body), body)
     return bytes(out)
+
+
+def append(disk: Disk, path: Path, records: Iterable[Record], *, behind: int) -> int:
+    """Puts these behind the file's first `behind` bytes, the length of what is good in it; -> that length now. The file
+    is made where there is none. Nothing may stand behind half a line: what an append that failed or was cut off left is
+    cut away first. Raises OSError; the good length is then what it was."""
+    data = encode(records)
+    if not path.exists():
+        disk.close(disk.create(path))
+        behind = 0
+    fd = disk.open_append(path)
+    try:
+        if os.fstat(fd).st_size != behind:
+            disk.truncate(fd, behind)
+        disk.write(fd, data)
+    finally:
+        disk.close(fd)
+    return behind + len(data)
 
 
 def replay(path: Path) -> Replay:

@@ -111,7 +111,7 @@ def test_the_folders_of_a_state(tmp_path: Path) -> None:
     paths.make(Disk())
     paths.make(Disk())
     found = {str(p.relative_to(paths.root)) for p in paths.root.rglob("*")}
-    expected = "spool spool/incoming spool/queue spool/hold spool/corrupt mail fetched keys"  # DESIGN §7
+    expected = "spool spool/incoming spool/queue spool/hold spool/corrupt mail fetched keys relay"  # DESIGN §7
     assert found == set(expected.split())
 
 

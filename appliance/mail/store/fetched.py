@@ -17,7 +17,6 @@ it there and records it then (`Inbox.delivered_keys`).
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -159,19 +158,7 @@ class FetchedRecord:
 
     # ---- in the committer's thread
     def _write(self, records: list[Record]) -> None:
-        data = journal.encode(records)
-        if not self.path.exists():
-            self._disk.close(self._disk.create(self.path))
-            self._good_bytes = 0
-        fd = self._disk.open_append(self.path)
-        try:
-            if os.fstat(fd).st_size != self._good_bytes:
-                # An append that failed left a part of itself behind; nothing may stand behind that.
-                self._disk.truncate(fd, self._good_bytes)
-            self._disk.write(fd, data)
-        finally:
-            self._disk.close(fd)
-        self._good_bytes += len(data)
+        self._good_bytes = journal.append(self._disk, self.path, records, behind=self._good_bytes)
         self._lines += len(records)
         # Here and not in `_append`, so that memory and file agree even when who asked was cancelled meanwhile.
         for record in records:
