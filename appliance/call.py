@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from datetime import datetime
 
     import trio
 
@@ -28,6 +29,8 @@ __all__ = [
     "NextCall",
     "OpenCall",
     "Outcome",
+    "PinRecord",
+    "PinState",
     "Prospect",
     "Reason",
     "Tally",
@@ -73,6 +76,15 @@ class Reason(StrEnum):
     BULK = "bulk"
     RETRY = "retry"
     BY_HAND = "by-hand"
+
+
+class PinState(StrEnum):
+    """What became of a SIM's PIN: not given yet, given with its result not known, taken, refused."""
+
+    NEW = "new"
+    GIVEN = "given"
+    TAKEN = "taken"
+    REFUSED = "refused"
 
 
 class LineState(StrEnum):
@@ -154,6 +166,17 @@ class Dialled:
         return self.outcome is None
 
 
+class PinRecord(Protocol):
+    """What is known for good of one PIN, for the line that gives it: a SIM takes three wrong ones in its life."""
+
+    @property
+    def state(self) -> PinState: ...
+
+    async def note(self, state: PinState) -> bool:
+        """Whether it is on stable storage now. GIVEN is noted before the SIM is given the PIN."""
+        ...
+
+
 class Line(Protocol):
     """One way out. Calls never overlap on a line; whoever holds it calls these in the order written.
 
@@ -189,6 +212,11 @@ class Line(Protocol):
     async def open_stream(self, host: str, port: int) -> trio.SocketStream:
         """A TCP connection over the line, TCP_NODELAY set. Raises OSError. The cycle counts its bytes where `carried`
         does not."""
+        ...
+
+    async def network_time(self) -> datetime | None:
+        """The time now, in UTC, as the network told it before this call's dial; None where the line has no such
+        clock. Costs nothing, and can be asked at any time from `prepare` on."""
         ...
 
     def carried(self) -> tuple[int, int] | None:

@@ -243,6 +243,43 @@ JOB_CRASHED = Event(
     "Its work waits for the next call; report it with the journal of that time.",
 )
 MODEM_FOUND_OFF_HOOK = Event("modem-off-hook", _W, "{line}: the modem did not answer AT; hung up with +++ and ATH")
+MODEM_RUNG = Event("modem-rung", _W, "{line}: the modem does not answer to {tried}; now {now}")
+MODEM_BACK = Event(
+    "modem-back",
+    _W,
+    "{line}: the modem answers again after {seconds} s ({how})",
+    "If it repeats, look for its cause: power supply, heat, firmware.",
+)
+MODEM_RESTARTED = Event(
+    "modem-restarted",
+    _W,
+    "{line}: the modem has restarted in the call ({sign})",
+    "If it repeats, look at its power supply: a module takes 2 A for moments.",
+)
+MODEM_ECHOES = Event(
+    "modem-echoes",
+    _W,
+    "{line}: PPP gets back what it sends: the modem is off the line and echoes, or the port is looped",
+    "If it repeats, the modem restarts or gives the line up in calls: look at its power supply and its aerial.",
+)
+MODEM_ELSEWHERE = Event(
+    "modem-elsewhere",
+    _W,
+    "{line}: the modem of {port} is {now} now",
+    "Configure `port` by its name under /dev/serial/by-id, so that it is found after a restart too.",
+)
+SIM_PROBLEM = Event("sim-problem", _W, "{line}: {what}", "Look at the SIM card, and at the line's `pin` and `apn`.")
+PIN_REFUSED = Event(
+    "pin-refused",
+    _W,
+    "{line}: {why}",
+    "Put the right PIN into secrets.toml. No call goes over the line until it is another one; a third wrong one blocks "
+    "the SIM.",
+)
+NETWORK_FOUND = Event("network-found", _I, "{line}: registered with {network} network, signal {signal}")
+NO_NETWORK = Event(
+    "no-network", _W, "{line}: {why}", "Look at the aerial and where it stands, and at the SIM's contract."
+)
 MODEM_PROBLEM = Event("modem-problem", _W, "{line}: {what}", "Check the modem, its cable and its power.")
 WOKEN = Event("woken", _I, "{line}: a ring from {number}, not answered: a call is made")
 RING_PASSED_OVER = Event(

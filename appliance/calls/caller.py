@@ -382,4 +382,5 @@ def _way_out(way: Way) -> WayOut:
         way.unusable,
         dials_numbers=line.kind is not LineKind.INTERFACE,
         identity=way.identity,
+        pin=way.pin,
     )

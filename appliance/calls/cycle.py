@@ -31,7 +31,7 @@ from __future__ import annotations
 import functools
 import math
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +41,7 @@ from appliance import events
 from appliance.call import Dialled, LineState, OpenCall, Outcome, Reason
 from appliance.calls import redial
 from appliance.calls.metered import MeteredStream
+from appliance.calls.policy import PIN_REFUSED
 from appliance.calls.window import WindowOfCall
 from appliance.config.model import LineKind
 
@@ -56,14 +57,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Cycle", "Way", "free", "state_after"]
 
-PREPARE_DEADLINE_S: Final = 90.0
-"""A modem that is reset answers within seconds; one that is hung up blindly first needs guard times; 3 tries."""
+PREPARE_DEADLINE_S: Final = 200.0
+"""A modem that does not answer is brought back within 100 s and initialised in 20; then a SIM takes up to 20 s and a
+network 45. Nothing is paid for meanwhile, and `hang_up` ends it at once."""
 DIAL_GRACE_S: Final = 30.0
 """On top of `dial_timeout`, which the line itself keeps, and in which it aborts the dial."""
 NEGOTIATE_DEADLINE_S: Final = 120.0
 """PPP over a satellite takes 20 s; pppd gives up by itself long before this."""
-HANG_UP_DEADLINE_S: Final = 30.0
-"""DTR, two guard times, ATH, a look at DCD, and all of it again."""
+HANG_UP_DEADLINE_S: Final = 40.0
+"""The end of PPP, 8 s; DTR, two guard times, ATH, a look at DCD, and all of it again: 28 s by satellite."""
 PAUSE_S: Final = 10.0
 """A redial rule's wait up to this is a pause between two dials of one call; a longer one ends the line's attempts."""
 SETTLE_S: Final = 0.05
@@ -79,12 +81,13 @@ _PREPARE_AGAIN: Final = frozenset({Outcome.MODEM_SILENT, Outcome.MODEM_ERROR, Ou
 @dataclass(frozen=True, slots=True)
 class Way:
     """A `[[line]]` and what is dialled with. `unusable`: why it can't be dialled at all, "" when it can. `identity`
-    changes when what it logs in with does."""
+    changes when what it logs in with does, `pin` when its SIM's PIN does; "" where it has none."""
 
     config: model.Line
     line: call.Line | None
     unusable: str = ""
     identity: str = ""
+    pin: str = ""
 
 
 def state_after(outcome: Outcome) -> LineState:
@@ -134,6 +137,8 @@ class Cycle:
         self.number = ""
         self.entry: Entry | None = None
         self._due = due
+        refused = ledger.summary().pins_refused
+        ways = [replace(w, unusable=PIN_REFUSED) if w.pin in refused and not w.unusable else w for w in ways]
         self._ways = [way for way in ways if not way.unusable and way.line is not None]
         self._passed_over = [way for way in ways if way not in self._ways]
         self._ledger = ledger

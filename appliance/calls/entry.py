@@ -133,7 +133,7 @@ class Summary:
     climbed. `fruitless`: the last automatic call was connected and moved nothing. `unmet`: the reasons of the
     automatic ones among the failures. `fetch_tries`: failed automatic calls in a row since the last of them that a
     purpose of `FETCHING` caused. `login_refused`: the identity of the last call's way, if its login was refused.
-    `dials`: for the redial rules.
+    `pins_refused`: those that a SIM has refused, ever. `dials`: for the redial rules.
     """
 
     last_end: Mark | None = None
@@ -147,6 +147,7 @@ class Summary:
     unmet: frozenset[Reason] = frozenset()
     fetch_tries: int = 0
     login_refused: str | None = None
+    pins_refused: frozenset[str] = frozenset()
     dials: tuple[Dial, ...] = ()
 
     def after(self, entry: Entry) -> Summary:

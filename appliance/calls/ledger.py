@@ -11,6 +11,8 @@ the caller goes on, then once more as a whole:
 | result     | a dial has ended, CONNECT included | its result, moment, rate            |
 | mark       | once a minute while a call is up   | moment, figures                     |
 | end        | the line is on-hook                | the whole entry: replaces the above |
+| pin        | before a SIM is given its PIN, and | the PIN's identity, what became of  |
+|            | after; of no call                  | it; the last record counts          |
 
 At the start an entry without an end is closed as `interrupted`, ended when it was last seen. Damaged lines (a
 torn tail after a power cut, mostly) are put aside in `spool/corrupt`, and what is whole stays. The file is
@@ -32,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from appliance import events
-from appliance.call import Outcome, Reason, Tally
+from appliance.call import Outcome, PinState, Reason, Tally
 from appliance.calls.entry import Entry, Summary, mark_from, mark_record
 from appliance.calls.redial import CONNECTED, Dial, forget
 from appliance.storage import journal
@@ -50,6 +52,8 @@ LIMIT: Final = 4 * 1024 * 1024
 """Bytes of the file: some 4,000 calls, and what a board reads in a second at the start."""
 RESERVE: Final = 256 * 1024
 """Bytes kept for a full disk: some 200 calls, a week of hourly retries."""
+PINS_LIMIT: Final = 64
+"""PINs that are remembered: more than anybody configures and takes away again."""
 PENDING_LIMIT: Final = 10_000
 """Records that wait in memory for a disk that takes none: beyond it the oldest are lost."""
 APPEND_DEADLINE_S: Final = 30.0
@@ -74,12 +78,14 @@ class Ledger:
         self._pending: deque[bytes] = deque(maxlen=PENDING_LIMIT)
         self._entries: list[Entry] = []
         self._dials: list[Dial] = []
+        self._pins: dict[str, PinState] = {}
         self._summary = Summary()
 
     # ---- reading
     def summary(self) -> Summary:
         """The past as the policy needs it."""
-        return replace(self._summary, dials=tuple(self._dials))
+        refused = frozenset(pin for pin, state in self._pins.items() if state is PinState.REFUSED)
+        return replace(self._summary, dials=tuple(self._dials), pins_refused=refused)
 
     def calls(self) -> list[dict[str, Any]]:
         """What `posthouse calls --json` prints, newest last; a call that is under way has `ended` null."""
@@ -183,6 +189,20 @@ class Ledger:
         dropped = await self._append({"t": "end", **entry.as_record()}, lambda: self._shorten(entries))
         del self._entries[:dropped]
 
+    # ---- of no call
+    def pin(self, identity: str) -> LedgerPin:
+        """What is known of the PIN with this identity, now and later."""
+        return LedgerPin(self, identity)
+
+    async def note_pin(self, identity: str, state: PinState) -> bool:
+        """As `call.PinRecord`."""
+        self._pins = _newest_pins({**{k: v for k, v in self._pins.items() if k != identity}, identity: state})
+        await self._append(_pin_record(identity, state))
+        return not self._pending
+
+    def pin_state(self, identity: str) -> PinState:
+        return self._pins.get(identity, PinState.NEW)
+
     # ---- the file
     async def _append(self, record: dict[str, Any], then: Callable[[], int] | None = None) -> int:
         """Adds a record, runs `then` behind it in the committer's thread; -> what that returned."""
@@ -236,8 +256,9 @@ class Ledger:
             if size > LIMIT // 2:
                 break
             lines.append(line)
+        kept = [journal.encode([_pin_record(*pin)]) for pin in list(self._pins.items())]
         try:
-            self._replace(b"".join(reversed(lines)))
+            self._replace(b"".join([*kept, *reversed(lines)]))
         except OSError as error:
             self._behind(error)
             return 0
@@ -274,11 +295,12 @@ class Ledger:
         good, bad = bytearray(), bytearray()
         for line in data.splitlines(keepends=True):
             records = journal.decode(line).records
-            if records and _apply(entries, records[0]):
+            if records and (_apply_pin(self._pins, records[0]) or _apply(entries, records[0])):
                 good += line
             else:
                 bad += line
         self._entries = [entries[number] for number in sorted(entries)]
+        self._pins = _newest_pins(self._pins)
         self._bytes = len(good)
         if not bad:
             return
@@ -307,6 +329,42 @@ class Ledger:
         except OSError as error:
             self._behind(error)
         events.emit(events.PUT_ASIDE, file=self._path, why=f"{len(damaged)} bytes are no whole record", to=path)
+
+
+class LedgerPin:
+    """`call.PinRecord` of one PIN."""
+
+    def __init__(self, ledger: Ledger, identity: str) -> None:
+        self._ledger = ledger
+        self._identity = identity
+
+    @property
+    def state(self) -> PinState:
+        return self._ledger.pin_state(self._identity)
+
+    async def note(self, state: PinState) -> bool:
+        return await self._ledger.note_pin(self._identity, state)
+
+
+def _newest_pins(pins: dict[str, PinState]) -> dict[str, PinState]:
+    return dict(list(pins.items())[-PINS_LIMIT:])
+
+
+def _pin_record(identity: str, state: PinState) -> dict[str, Any]:
+    return {"t": "pin", "id": 0, "pin": identity, "state": state.value}
+
+
+def _apply_pin(pins: dict[str, PinState], record: dict[str, Any]) -> bool:
+    """Takes one record in; False when it is none of a PIN."""
+    try:
+        if record["t"] != "pin":
+            return False
+        identity, state = str(record["pin"]), PinState(record["state"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    pins.pop(identity, None)
+    pins[identity] = state
+    return True
 
 
 def _apply(entries: dict[int, Entry], record: dict[str, Any]) -> bool:

@@ -34,6 +34,7 @@ first in the table is the call's reason; where none is, the earliest of all is t
   that is a moment to look again (`Decision.look`).
 - A call whose login was refused is the last automatic one until somebody calls by hand or the line logs in with
   something else: a provider locks an account that keeps trying.
+- A line whose SIM has refused its PIN is no way out at all, also by hand, until it has another PIN.
 - A number that the modem itself refused (DELAYED, BLACKLISTED) is held a while, for automatic calls alone.
 - An `at` that fell while no Posthouse ran is not made up; one that something held is called as soon as it may.
 - While the clock is untrusted, `at` and `windows` are ignored (DESIGN §2).
@@ -44,7 +45,7 @@ seconds since, which the boot clock counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -59,12 +60,13 @@ if TYPE_CHECKING:
     from appliance.clock import Mark
     from appliance.config.model import Schedule
 
-__all__ = ["Decision", "Requests", "Settings", "Times", "WayOut", "decide", "retry_wait_s"]
+__all__ = ["PIN_REFUSED", "Decision", "Requests", "Settings", "Times", "WayOut", "decide", "retry_wait_s"]
 
 TOLERANCE_S: Final = 0.001
 """What is due within this is due now: moments are sums of floats."""
 RETRY_FLOOR_S: Final = 60.0
 """With an empty `retry` a failed call still holds the next one so long: a busy number is not dialled in a loop."""
+PIN_REFUSED: Final = "its SIM has refused the PIN: put another into secrets.toml"
 CLOCK_SLACK_S: Final = 3600.0
 """A message or an `at` further in the future than this is of a wrong clock: ordinary corrections are smaller."""
 
@@ -72,7 +74,7 @@ CLOCK_SLACK_S: Final = 3600.0
 @dataclass(frozen=True, slots=True)
 class WayOut:
     """A `[[line]]` as the policy sees it. `unusable`: why it can't be dialled at all, "" when it can. A line that is up
-    by itself `dials_numbers` not. `identity`: of what it logs in with."""
+    by itself `dials_numbers` not. `identity`: of what it logs in with; `pin`: of its SIM's PIN, "" for none."""
 
     name: str
     numbers: tuple[str, ...]
@@ -80,6 +82,7 @@ class WayOut:
     unusable: str = ""
     dials_numbers: bool = True
     identity: str = ""
+    pin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +153,7 @@ def decide(
 ) -> Decision:
     """Whether to call now, and why; else when and why, or why not."""
     now = times.now.wall
+    settings = _without_refused_pins(settings, past)
     blocked = _no_way_out(settings)
     if blocked:
         return Decision(None, NextCall(None, blocked), refused=blocked if requests.by_hand else "")
@@ -296,6 +300,14 @@ def _redial_hold(settings: Settings, past: Summary, times: Times, *, automatic: 
     wait, rule, number = first
     until = times.now.wall + wait
     return _Hold(until, f"redial rules: {rule}; {number} again at {_clock_time(until, times.now.wall, settings.zone)}")
+
+
+def _without_refused_pins(settings: Settings, past: Summary) -> Settings:
+    ways = tuple(
+        replace(way, unusable=PIN_REFUSED) if way.pin in past.pins_refused and not way.unusable else way
+        for way in settings.ways
+    )
+    return replace(settings, ways=ways)
 
 
 def _no_way_out(settings: Settings) -> str:

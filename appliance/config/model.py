@@ -72,12 +72,13 @@ class Line:
     kind: LineKind = LineKind.MODEM
     device: str = ""
     port: str = ""
-    baud: int = 115200
+    baud: int | None = None
+    """None, also below: the profile's."""
     flow: str = "hardware"
     profile: str = "hayes"
     init: tuple[str, ...] | None = None
-    """None: the profile's."""
     numbers: tuple[str, ...] = ()
+    """(): the profile's, where it has any."""
     dial_timeout_s: float = 60.0
     attempts: int = 3
     redial_wait_s: float = 5.0

@@ -77,9 +77,14 @@ def _lines(config: Config, faults: Faults) -> None:
             continue
         if line.kind is LineKind.MODEM:
             needs((*at, "port"), line.port, 'a device such as "/dev/ttyS1", for kind = "modem"', faults)
-            needs((*at, "numbers"), line.numbers, 'at least one number to dial, for kind = "modem"', faults)
+            if line.profile != "gsm":  # which has a number of its own
+                needs((*at, "numbers"), line.numbers, 'at least one number to dial, for kind = "modem"', faults)
         else:
             needs((*at, "device"), line.device, 'a network device such as "wwan0", for kind = "interface"', faults)
+        cellular = line.kind is LineKind.MODEM and line.profile == "gsm"
+        for key, value in (("apn", line.apn), ("pin", line.pin)):
+            if value and not cellular and not faults.under((*at, "profile")):
+                faults.add((*at, key), "is of no use to this line", 'kind = "modem" and profile = "gsm", or none')
         if line.ppp_login:
             needs((*at, "ppp_secret"), line.ppp_secret, "the name of the secret of ppp_login", faults)
         elif line.ppp_secret:

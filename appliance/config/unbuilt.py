@@ -13,11 +13,10 @@ from appliance.config.faults import KeyPath, show
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from appliance.config.model import Account, Config, Line
+    from appliance.config.model import Account, Config
 
 __all__ = ["unbuilt"]
 
-BUILT_PROFILES = frozenset({"hayes"})
 BUILT_PROTOCOLS = frozenset({"pop3"})
 
 Found = tuple[KeyPath, object, str]
@@ -32,8 +31,7 @@ def unbuilt(config: Config) -> list[str]:
 def _all(config: Config) -> Iterator[Found]:
     yield ("firewall", "forward"), config.firewall.forward, "letting hosts of the LAN onto the line"
     for i, line in enumerate(config.line):
-        for key, is_set, what in _of_line(line):
-            yield ("line", i, key), is_set, what
+        yield ("line", i, "tariff"), line.tariff, "counting what calls cost"
     for i, tariff in enumerate(config.tariff):
         yield ("tariff", i), tariff, "counting what calls cost"
     budget = config.budget
@@ -51,14 +49,6 @@ def _all(config: Config) -> Iterator[Found]:
     yield ("console", "ssh"), config.console.ssh, "the console over ssh"
     for key in ("power", "line", "mail", "fault"):
         yield ("leds", key), getattr(config.leds, key), "showing the state on LEDs"
-
-
-def _of_line(line: Line) -> Iterator[tuple[str, object, str]]:
-    yield "profile", line.profile not in BUILT_PROFILES, f'the profile "{line.profile}"'
-    yield "apn", line.apn, "an access point name"
-    yield "pin", line.pin, "giving a SIM its PIN"
-    yield "power_gpio", line.power_gpio, "power-cycling a modem"
-    yield "tariff", line.tariff, "counting what calls cost"
 
 
 def _of_account(account: Account) -> Iterator[tuple[str, object, str]]:

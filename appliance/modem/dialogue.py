@@ -15,6 +15,7 @@ import trio
 
 from appliance import events
 from appliance.protocol.at import Answer, AtChannel, Data, Event, Noise, ResultCode, Unsolicited
+from appliance.protocol.at_mobile import says_restart
 
 if TYPE_CHECKING:
     from appliance.modem.port import Port
@@ -64,19 +65,29 @@ class Dialogue:
         self._pending: deque[Event] = deque()
         self._unanswered = True
         self._quiet_since = trio.current_time()
+        self._secret = ""
+        self.restart_said = ""
+        """What the modem has said since the last dial that a modem says only when it starts."""
 
-    async def command(self, command: str, seconds: float) -> Answer | None:
-        """One command line and its answer, None when none came within `seconds`. Raises PortError; LocalProtocolError
-        for what is no command line."""
+    @property
+    def echoed(self) -> bool:
+        """Whether the last command came back."""
+        return self._channel.echoed
+
+    async def command(self, command: str, seconds: float, *, secret: str = "") -> Answer | None:
+        """One command line and its answer, None when none came within `seconds`. `secret`: what of it the journal must
+        not have. Raises PortError; LocalProtocolError for what is no command line."""
         await self._catch_up()
+        self._secret = secret or self._secret  # its echo may be late
         await self._send(self._channel.command(command))
         return await self.answer(seconds)
 
-    async def start_dial(self, number: str) -> None:
+    async def start_dial(self, number: str, *, tone: bool = True) -> None:
         """Sends the dial command line; `answer` brings its result. Raises PortError; LocalProtocolError for what is
         no number."""
         await self._catch_up()
-        await self._send(self._channel.dial(number))
+        self.restart_said = ""
+        await self._send(self._channel.dial(number, tone=tone))
 
     async def abort(self) -> Answer | None:
         """Ends the dial in flight; its result, None when the modem says nothing any more."""
@@ -139,7 +150,7 @@ class Dialogue:
         self._unanswered = False
 
     async def _send(self, data: bytes) -> None:
-        events.emit(events.MODEM_SAID, line=self._name, direction=">", text=data.rstrip(b"\r") or "(CR)")
+        self._said(">", data.rstrip(b"\r").decode("latin-1") or "(CR)")
         with trio.CancelScope(shield=True):  # half a command line would be completed by the next one's CR
             await self._port.send(data)
         self._quiet_since = trio.current_time()
@@ -164,5 +175,12 @@ class Dialogue:
                 texts = [f"({size} bytes of noise)"]
             case _:
                 texts = [event.text]
+        if isinstance(event, Unsolicited) and says_restart(event.text):
+            self.restart_said = event.text
         for text in texts:
-            events.emit(events.MODEM_SAID, line=self._name, direction="<", text=text)
+            self._said("<", text)
+
+    def _said(self, direction: str, text: str) -> None:
+        if self._secret:
+            text = text.replace(self._secret, "****")
+        events.emit(events.MODEM_SAID, line=self._name, direction=direction, text=text)

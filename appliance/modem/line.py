@@ -7,13 +7,16 @@ from CONNECT until the hang-up; the modem's lines stay ours, and a fall of DCD i
 
     hook       what happens                                      next
     UNKNOWN    prepare(): AT and ATH are answered                ON
-    UNKNOWN    prepare(): no answer; DTR, +++ and ATH            ON, or UNKNOWN: modem-silent
+    UNKNOWN    prepare(): no answer; up the ladder (`ladder`)    ON, or UNKNOWN: modem-silent
     ON         dial()                                            OFF
     OFF        CONNECT                                           OFF
     OFF        any other result                                  ON
     OFF        dial_timeout or cancelled: abort, ATH             ON, or OFF: modem-silent
     OFF        NO CARRIER, DCD falls, the port hangs up          LOST
     OFF, LOST  hang_up()                                         ON, or an event; the port is closed in any case
+
+A modem that restarts in a call has lost it. On a port that carries its own words it says so (RDY, +CPIN: READY); with
+PPP on the port nobody hears that, but its settings are lost too: it echoes again, although it was told not to.
 """
 
 from __future__ import annotations
@@ -26,17 +29,24 @@ import trio
 from appliance import events
 from appliance.call import Dialled, Outcome
 from appliance.modem import rings
+from appliance.modem.cellular import Cellular, explain
 from appliance.modem.dialogue import Dialogue, Timing
 from appliance.modem.hook import Hook, HookSwitch, is_ok
+from appliance.modem.ladder import Ladder
 from appliance.modem.port import Port, PortError, open_serial
-from appliance.modem.profiles import profile
+from appliance.modem.profiles import PROFILES, completed
+from appliance.modem.whereabouts import Whereabouts
 from appliance.protocol.at import Answer, ResultCode, clean_number
+from appliance.protocol.at_mobile import cause, says_restart
 from appliance.protocol.errors import LocalProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from datetime import datetime
 
+    from appliance.call import PinRecord
     from appliance.config import model
+    from appliance.modem.ladder import PowerSwitch
     from appliance.modem.ppp_network import PppNetwork
 
 __all__ = ["ModemLine"]
@@ -50,9 +60,6 @@ BUSY_S: Final = 8.0
 BUSY_POLL_S: Final = 0.5
 LISTEN_AGAIN_S: Final = 60.0
 """Before a modem that is gone, silent or of no use for it is asked to listen for rings again."""
-AT_TRIES: Final = 2
-"""The first AT after a pause may be lost to a modem that wakes up or finds its speed."""
-
 _OUTCOMES: Final = {
     ResultCode.BUSY: Outcome.BUSY,
     ResultCode.NO_ANSWER: Outcome.NO_ANSWER,
@@ -68,10 +75,11 @@ _MAY_BE_OFF_HOOK: Final = frozenset({ResultCode.OK, ResultCode.VOICE, ResultCode
 
 
 class ModemLine:
-    """`call.Line` for a `[[line]]` of kind modem. Raises ProfileNotBuilt for a profile that is not built.
+    """`call.Line` for a `[[line]]` of kind modem.
 
-    `network` is what bearer ppp makes of the carrier. `timing` and `open_port` are for tests; the product opens the
-    configured serial port.
+    `network` is what bearer ppp makes of the carrier, `pin` the SIM's and `pin_record` what is known of it, `power` the
+    switch of `power_gpio`. `timing`, `open_port` and `whereabouts` are for tests; the product opens the configured
+    serial port.
     """
 
     def __init__(
@@ -79,18 +87,28 @@ class ModemLine:
         config: model.Line,
         *,
         network: PppNetwork | None = None,
+        pin: str = "",
+        pin_record: PinRecord | None = None,
+        power: PowerSwitch | None = None,
         timing: Timing | None = None,
         open_port: Callable[[], Awaitable[Port]] | None = None,
+        whereabouts: Whereabouts | None = None,
     ) -> None:
         self.name = config.name
-        self._config = config
+        self._config = config = completed(config)
+        self._profile = profile = PROFILES[config.profile]
         self._network = network
-        self._init = profile(config.profile).init if config.init is None else config.init
-        self._timing = timing or Timing()
-        self._open_port = open_port or (lambda: open_serial(config.port, config.baud, config.flow))
+        self._timing = timing or profile.timing
+        self._whereabouts = whereabouts or Whereabouts(config.name, config.port)
+        self._open_port = open_port or self._open_serial
         self._port: Port | None = None
         self._dialogue: Dialogue | None = None
         self._hook = HookSwitch(self._timing)
+        self._cellular = Cellular(config, pin, pin_record) if profile.cellular else None
+        self._ladder = Ladder(
+            config.name, profile, self._timing, self._hook, power, open=self._opened, close=self._close
+        )
+        self._silent_echo = False
 
     # ---- Line
 
@@ -104,15 +122,18 @@ class ModemLine:
 
     async def prepare(self) -> Outcome | None:
         try:
-            dialogue = await self._opened()
-            if not await self._find(dialogue):
-                self._problem("the modem does not answer")
+            dialogue = await self._ladder.find()
+            if dialogue is None:
+                self._problem(self._ladder.complaint)
                 return Outcome.MODEM_SILENT
-            for command in self._init:
-                failed = await self._initialise(dialogue, command)
-                if failed is not None:
-                    return failed
+            self._whereabouts.remember()
+            failed = await self._initialise(dialogue)
+            if failed is None and self._cellular is not None:
+                failed = await self._cellular.attach(dialogue)
+            if failed is not None:
+                return failed
             await self._hook.learn(dialogue)
+            self._silent_echo = not dialogue.echoed
         except PortError as error:
             await self._lose_port(error)
             return Outcome.MODEM_SILENT
@@ -150,6 +171,10 @@ class ModemLine:
         except trio.TooSlowError:
             raise TimeoutError(f"no connection to {host} port {port} within {STREAM_S:g} s") from None
 
+    async def network_time(self) -> datetime | None:
+        await trio.lowlevel.checkpoint()
+        return self._cellular.time if self._cellular is not None else None
+
     def carried(self) -> tuple[int, int] | None:
         return self._network.carried() if self._network is not None else None
 
@@ -180,11 +205,14 @@ class ModemLine:
 
     async def _listen_for_rings(self) -> str:
         dialogue = await self._opened()
-        if not await self._find(dialogue):
-            raise PortError("the modem does not answer")
-        for command in self._init:
-            if await self._initialise(dialogue, command) is not None:
-                raise PortError(f"the modem does not take {command}")
+        if not await self._ladder.greet(dialogue):
+            raise PortError(self._ladder.complaint)
+        failed = await self._initialise(dialogue)
+        if failed is Outcome.PIN_REFUSED:  # no other day will be another answer
+            await self._close()
+            await trio.sleep_forever()
+        if failed is not None:
+            raise PortError("the modem can't be prepared")
         if not await rings.show_callers(dialogue):
             raise PortError("the modem can't show who rings")
         return await rings.listen(dialogue, self._config.wake_numbers, self.name)
@@ -199,6 +227,7 @@ class ModemLine:
                         done = await self._hook.put_on(self._dialogue)
                     if not done:
                         self._problem("no sign that the modem is on-hook; closing the port, so that DTR falls")
+                    self._look_for_restart(self._dialogue)
             except PortError as error:
                 self._problem(str(error))
             finally:
@@ -214,6 +243,11 @@ class ModemLine:
             self._dialogue = Dialogue(self._port, self.name, self._timing)
             self._hook.attach(self._port)
         return self._dialogue
+
+    async def _open_serial(self) -> Port:
+        baud = self._config.baud
+        assert baud is not None, "completed"
+        return await open_serial(self._whereabouts.find(), baud, self._config.flow)
 
     async def _open_when_free(self) -> Port:
         """A Posthouse that was killed in a call leaves the port with pppd, which gives it back within seconds."""
@@ -241,24 +275,14 @@ class ModemLine:
 
     # ---- before a dial
 
-    async def _find(self, dialogue: Dialogue) -> bool:
-        """Whether the modem answers, on-hook, if need be after it was hung up."""
-        if await self._answers(dialogue):
-            # It may be off-hook all the same: a process that died between +++ and ATH left it so.
-            return self._hook.state is Hook.ON or await self._hook.hang_up(dialogue)
-        if await self._hook.put_on(dialogue) and await self._answers(dialogue):
-            events.emit(events.MODEM_FOUND_OFF_HOOK, line=self.name)
-            return True
-        return False
+    async def _initialise(self, dialogue: Dialogue) -> Outcome | None:
+        for command in self._config.init or ():
+            failed = await self._take(dialogue, command)
+            if failed is not None:
+                return failed
+        return await self._cellular.unlock(dialogue) if self._cellular is not None else None
 
-    async def _answers(self, dialogue: Dialogue) -> bool:
-        for _ in range(AT_TRIES):
-            if is_ok(await dialogue.command("AT", self._timing.answer_s)):
-                self._hook.patient = True
-                return True
-        return False
-
-    async def _initialise(self, dialogue: Dialogue, command: str) -> Outcome | None:
+    async def _take(self, dialogue: Dialogue, command: str) -> Outcome | None:
         try:
             answer = await dialogue.command(command, self._timing.init_s)
             if answer is None:  # a modem that has just reset may have missed it
@@ -280,7 +304,7 @@ class ModemLine:
         self._hook.state = Hook.OFF
         answer = None
         try:
-            await dialogue.start_dial(number)
+            await dialogue.start_dial(number, tone=self._profile.tone)
             with trio.move_on_after(self._config.dial_timeout_s):
                 answer = await dialogue.answer(math.inf)
             if answer is None:
@@ -298,7 +322,14 @@ class ModemLine:
             await self._hook.hang_up(dialogue)
         else:
             self._hook.state = Hook.ON
-        return Dialled(_OUTCOMES.get(answer.code, Outcome.MODEM_ERROR), text=answer.text)
+        outcome, text = _OUTCOMES.get(answer.code, Outcome.MODEM_ERROR), answer.text
+        if self._cellular is not None:
+            networks, text = explain(answer)
+            outcome = networks or outcome
+        if self._profile.tells_cause:
+            why = cause(await dialogue.command("AT+CEER", self._timing.answer_s))
+            text = f"{text} (+CEER: {why})" if why else text
+        return Dialled(outcome, text=text)
 
     async def _stop_dialling(self, dialogue: Dialogue) -> Dialled:
         """Aborts the dial in flight and sees to it that the line is free again."""
@@ -309,14 +340,17 @@ class ModemLine:
             return await self._dialled(dialogue, answer)
         elif not await self._hook.hang_up(dialogue):
             return Dialled(Outcome.MODEM_SILENT, text="the modem does not answer any more")
-        return Dialled(Outcome.TIMEOUT, text=f"no result within {self._config.dial_timeout_s:g} s")
+        restarted = f"; the modem restarted ({dialogue.restart_said})" if dialogue.restart_said else ""
+        return Dialled(Outcome.TIMEOUT, text=f"no result within {self._config.dial_timeout_s:g} s{restarted}")
 
     # ---- on line
 
     async def _wait_no_carrier(self, dialogue: Dialogue, done: trio.CancelScope) -> None:
         try:
-            while (await dialogue.listen()).code is not ResultCode.NO_CARRIER:
-                pass
+            while True:
+                said = await dialogue.listen()
+                if said.code is ResultCode.NO_CARRIER or says_restart(said.text):
+                    break
         except PortError as error:
             self._problem(str(error))
         done.cancel()
@@ -359,3 +393,12 @@ class ModemLine:
         network, gently = self._network, self._hook.state is Hook.OFF
         if network is not None and await network.end(gently=gently) and self._dialogue is not None:
             self._dialogue.resume()
+
+    def _look_for_restart(self, dialogue: Dialogue) -> None:
+        """After a hang-up by command: whether it was a modem that has restarted since its dial."""
+        sign = dialogue.restart_said
+        if not sign and self._silent_echo and dialogue.echoed:
+            sign = "it echoes again"
+        if sign:
+            events.emit(events.MODEM_RESTARTED, line=self.name, sign=sign)
+        self._silent_echo = False

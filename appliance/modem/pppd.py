@@ -60,6 +60,9 @@ _EXITS: Final = {
     16: Outcome.CARRIER_LOST,
     19: Outcome.LOGIN_REFUSED,
 }
+LOOPBACK: Final = 17
+_ECHO_WORDS: Final = ("looped back", "Loopback detected", "our own echo-reply")
+"""What pppd says where its own packets come back (LCP's magic number, RFC 1661 §6.4): a modem off the line echoes."""
 _CLOSED: Final = frozenset({0, 5})
 """pppd's exits after a Terminate-Request of the far end's, and after a signal of somebody else's."""
 
@@ -168,6 +171,7 @@ class Ppp:
         self._connect = connect
         self._link: Link | None = None
         self._started = False
+        self._echoed = False
         self._reading = trio.Lock()
 
     async def open(self) -> None:
@@ -245,7 +249,9 @@ class Ppp:
         message = message or {"state": "ended", "code": "unknown", "text": "the PPP helper is gone"}
         match message.get("state"):
             case "log":
-                events.emit(events.PPP_SAID, line=self._line, text=message.get("text"))
+                text = str(message.get("text"))
+                self._echoed = self._echoed or any(word in text for word in _ECHO_WORDS)
+                events.emit(events.PPP_SAID, line=self._line, text=text)
             case "up":
                 self.device = str(message.get("device"))
                 self.dns = tuple(str(server) for server in message.get("dns", ()))
@@ -256,3 +262,5 @@ class Ppp:
                 code, text = message.get("code"), message.get("text") or message.get("why") or ""
                 self.outcome = outcome_of(code if isinstance(code, int) else -1, was_up=bool(self.device))
                 events.emit(events.PPP_ENDED, line=self._line, code=code, text=text)
+                if self._echoed or code == LOOPBACK:
+                    events.emit(events.MODEM_ECHOES, line=self._line)

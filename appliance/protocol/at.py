@@ -196,11 +196,11 @@ _PROGRESS: Final = re.compile(
 )
 _UNSOLICITED: Final = re.compile(
     # 3GPP 27.007 and 27.005: registration, caller, messages, supplementary services, SIM and functionality
-    r"\+(CRING|CLIP|CREG|CGREG|CEREG|CMTI?|CDSI?|CBM|CUSD|CCWA|CSS[IU]|COLP|CPIN|CFUN|CIEV|CTZ[VE]|CGEV|PBREADY)\b"
+    r"\+(CRING|CLIP|CREG|CGREG|CEREG|CMTI?|CDSI?|CBM|CUSD|CCWA|CSS[IU]|COLP|CPIN|CFUN|CIEV|CTZ[VE]|CGEV|PBREADY|WIND)\b"
     # Huawei and others: signal, mode and traffic reports
     r"|\^[A-Z]+|\*PSUTTZ|DST:"
     # a modem that restarts, or is about to
-    r"|(RDY|CALL READY|SMS READY|NORMAL POWER DOWN|UNDER-VOLTAGE|OVER-VOLTAGE)\b"
+    r"|(RDY|CALL READY|SMS READY|SMS DONE|PB DONE|NORMAL POWER DOWN|UNDER-VOLTAGE|OVER-VOLTAGE)\b|\+SIM READY|START$"
     # caller's number (V.253)
     r"|(DATE|TIME|NMBR|NAME|MESG) ?=|(DRON|DROF)="
 )
@@ -236,6 +236,8 @@ class AtChannel:
         self._command = ""
         self._expects_ok = True
         self._echo = ""  # what the command in flight looks like where the modem echoes
+        self.echoed = False
+        """Whether the last command came back."""
         self._numeric: bool | None = None
         self._information: list[str] = []
         self._carrier_rate = 0
@@ -258,11 +260,11 @@ class AtChannel:
         """A command line, `AT` included, as bytes for the modem. Its `Answer` ends with OK or ERROR."""
         return self._start(_Kind.COMMAND, command)
 
-    def dial(self, number: str) -> bytes:
-        """ATD for `number`; by tone, where it does not begin with its own P or T (V.250 §6.3.2, §6.3.3)."""
+    def dial(self, number: str, *, tone: bool = True) -> bytes:
+        """ATD for `number`; by `tone`, where it does not begin with its own P or T (V.250 §6.3.2, §6.3.3)."""
         string = clean_number(number)
         self._carrier_rate = 0
-        return self._start(_Kind.CALL, f"ATD{'' if string[0] in 'PT' else 'T'}{string}")
+        return self._start(_Kind.CALL, f"ATD{'T' if tone and string[0] not in 'PT' else ''}{string}")
 
     def escape(self) -> bytes:
         """The escape sequence, for a modem that is on line: the guard times before and after it are the caller's."""
@@ -299,6 +301,7 @@ class AtChannel:
     def _begin(self, kind: _Kind, command: str) -> None:
         self._state, self._kind, self._command = _State.WAITING, kind, command
         self._expects_ok = kind is not _Kind.CALL or command.endswith(";")
+        self.echoed = False
         self._information = []
 
     # ---- in
@@ -390,6 +393,7 @@ class AtChannel:
         """What `text` is at this point; None: information, or nothing known."""
         waiting = self._state is _State.WAITING
         if waiting and self._command and text in (self._command, self._echo):
+            self.echoed = True
             return _ECHO
         code, wording, rate = self._result(text)
         if code is not None:

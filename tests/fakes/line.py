@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from datetime import datetime
 
 import trio
 
@@ -33,6 +34,7 @@ class FakeLine:
         self.device = ""
         self.dns: tuple[str, ...] = ()
         self.figures: tuple[int, int] | None = None
+        self.time: datetime | None = None
         self.log: list[str] = []
         self.off_hook = False
         self.watched = False
@@ -77,6 +79,10 @@ class FakeLine:
 
     async def open_stream(self, host: str, port: int) -> trio.SocketStream:
         return await trio.open_tcp_stream(host, port)
+
+    async def network_time(self) -> datetime | None:
+        await trio.lowlevel.checkpoint()
+        return self.time
 
     def carried(self) -> tuple[int, int] | None:
         return self.figures

@@ -267,7 +267,7 @@ async def modem_on_pty() -> AsyncIterator[tuple[FakeModem, str]]:
 
 
 @asynccontextmanager
-async def modem_with_lines() -> AsyncIterator[FakeModem]:
+async def modem_with_lines(kind: type[FakeModem] = FakeModem) -> AsyncIterator[FakeModem]:
     async with trio.open_nursery() as nursery:
-        yield FakeModem(nursery)
+        yield kind(nursery)
         nursery.cancel_scope.cancel()

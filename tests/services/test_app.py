@@ -333,7 +333,7 @@ async def test_the_same_file_changes_nothing(running: Running, caplog: pytest.Lo
         (lambda good: good + "nonsense = 1\n", "unknown key"),
         (lambda good: "[[[", "posthouse.toml:1: "),
         (lambda good: None, "can't be read"),
-        (lambda good: good + 'profile = "gsm"\n', 'the profile "gsm" is not built yet'),
+        (lambda good: good + '[alerts]\nto = "a@b.example"\n', "sending alerts is not built yet"),
         (lambda good: good + "[console]\nssh = true\n", "the console over ssh is not built yet"),
     ],
 )

@@ -22,6 +22,7 @@ HEADING = re.compile(r"^#{2,3} `(\[\[?[\w.]+\]\]?)`\n(.*?)(?=^#{2,3} |\Z)", re.M
 SECTIONS = dict(HEADING.findall(PAGE))
 
 IN_WORDS = {
+    ("line", "baud"): "the profile's",
     ("line", "init"): "the profile's",
     ("tariff.periods", "from"): "all day",
     ("tariff.periods", "to"): "all day",

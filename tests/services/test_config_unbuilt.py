@@ -16,11 +16,6 @@ ACCOUNT = '[[user]]\nname = "u"\n[[user.account]]\nhost = "h"\nlogin = "l"\nsecr
 
 UNBUILT = [
     ('[firewall]\nforward = ["10.0.0.1 tcp 443"]', ["firewall.forward: letting hosts of the LAN onto the line"]),
-    (LINE + 'profile = "gsm"', ['line[0].profile: the profile "gsm"']),
-    (LINE + 'profile = "iridium"', ['line[0].profile: the profile "iridium"']),
-    (LINE + 'apn = "internet"', ["line[0].apn: an access point name"]),
-    (LINE + 'pin = "pin"', ["line[0].pin: giving a SIM its PIN"]),
-    (LINE + 'power_gpio = "gpiochip0:17"', ["line[0].power_gpio: power-cycling a modem"]),
     (TARIFF, ["tariff[0]: counting what calls cost"]),
     (
         LINE + 'tariff = "t"\n' + TARIFF,
@@ -59,6 +54,9 @@ BUILT = [
     'routes = ["10.0.0.0/8 via 10.0.0.9"]\n[[interface]]\nname = "lan2"\ndevice = "e1"\naddresses = ["10.1.0.1/24"]\n'
     'dhcp_pool = "10.1.0.2-10.1.0.3"',
     LINE,  # bearer is "ppp" by default
+    LINE + 'profile = "gsm"\napn = "internet"\npin = "pin"\npower_gpio = "gpiochip0:17"',
+    '[[line]]\nname = "gsm"\nport = "/dev/ttyUSB2"\nprofile = "gsm"',
+    LINE + 'profile = "iridium"',
     LINE + 'ppp_login = "l"\nppp_secret = "s"',
     '[[line]]\nname = "w"\nkind = "interface"\ndevice = "wwan0"',
     LINE + 'bearer = "none"\ncountry = "jp"\nattempts = 15\ninit = []\nflow = "none"',

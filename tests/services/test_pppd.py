@@ -201,6 +201,25 @@ async def test_the_end_before_and_after_it_is_up(
     assert not [a for a in helper.asked if "stop" in a]
 
 
+@pytest.mark.parametrize(
+    ("messages", "echoes"),
+    [
+        ([ended(17, "Serial line is looped back.")], True),
+        ([UP, {"state": "log", "text": "appear to have received our own echo-reply!"}, ended(15)], True),
+        ([{"state": "log", "text": "Serial line is looped back."}, ended(10)], True),
+        ([UP, {"state": "log", "text": "No response to 3 echo-requests"}, ended(15)], False),
+    ],
+)
+async def test_a_modem_that_echoes_what_pppd_sends(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, messages: list[Any], echoes: bool
+) -> None:
+    one = ppp(Helper(READY, *messages))
+    await one.start(0)
+    await one.wait_ended()
+    told = [r for r in caplog.records if r.posthouse_event.id == "modem-echoes"]  # type: ignore[attr-defined]
+    assert len(told) == echoes
+
+
 async def test_no_end_of_the_negotiation(autojump_clock: MockClock) -> None:
     helper = Helper(READY, on_stop=ended(5))
     one = ppp(helper)
