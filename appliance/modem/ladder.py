@@ -86,14 +86,15 @@ class Ladder:
                 dialogue = await self._open()
                 if await self.greet(dialogue):
                     return dialogue
-                found, how = await self._reset(dialogue), self._profile.reset
+                tried = how = self._profile.reset
+                found = await self._reset(dialogue)
             except PortError as error:
                 if self._power is None or error.busy:
                     raise
-                self._tell(f"the port: {error}")
-                found, how = None, ""
+                self._tell(str(error))
+                found, tried = None, "the opening of its port"
             if found is None and self._power is not None:
-                found, how = await self._cycle(self._power), "its power was off"
+                found, how = await self._cycle(self._power, tried), "its power was off"
             if found is not None:
                 seconds = f"{trio.current_time() - started:.0f}"
                 events.emit(events.MODEM_BACK, line=self._line, how=how, seconds=seconds)
@@ -129,8 +130,8 @@ class Ladder:
             await self._close()
         return await self._wait_back(self._profile.restart_s)
 
-    async def _cycle(self, power: PowerSwitch) -> Dialogue | None:
-        self._rung(self._profile.reset, f"power off for {power.off_s:g} s ({power.name})")
+    async def _cycle(self, power: PowerSwitch, tried: str) -> Dialogue | None:
+        self._rung(tried, f"power off for {power.off_s:g} s ({power.name})")
         await self._close()
         try:
             await power.cycle()

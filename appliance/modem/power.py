@@ -24,12 +24,17 @@ CONSUMER: Final = "posthouse"
 
 
 class GpioPower:
-    """`where` is `gpiochipN:LINE`, as the configuration has it. `gpiod` is for tests."""
+    """`where` is `gpiochipN:LINE`, as the configuration has it. `off_s` and `gpiod` are for tests."""
 
-    off_s = OFF_S
-
-    def __init__(self, where: str, *, gpiod: Callable[[], Any] = lambda: importlib.import_module("gpiod")) -> None:
+    def __init__(
+        self,
+        where: str,
+        *,
+        off_s: float = OFF_S,
+        gpiod: Callable[[], Any] = lambda: importlib.import_module("gpiod"),
+    ) -> None:
         self.name = where
+        self.off_s = off_s
         chip, _, line = where.partition(":")
         self._chip = f"/dev/{chip}"
         self._line = int(line)

@@ -84,6 +84,10 @@ class FakeModem:
         """The port goes, as an unplugged adapter does."""
         self._say.close()
 
+    def replug(self) -> None:
+        """A port that has gone is there again; who has it open must open it anew."""
+        self._say, self.said = trio.open_memory_channel[bytes](math.inf)
+
     # ---- what happens to it
 
     def set_dtr(self, on: bool) -> None:

@@ -381,6 +381,27 @@ async def test_the_network_ends_by_itself(autojump_clock: MockClock, lines: bool
         assert modem.on_hook
 
 
+@pytest.mark.parametrize("restarts", [True, False])
+async def test_a_modem_that_restarts_in_the_middle_of_ppp(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, restarts: bool
+) -> None:
+    """pppd hears nothing of what it says then; but it echoes again, as it had been told not to."""
+    async with made(helper := Helper(READY, UP)) as (modem, line, _):
+        await dial(line)
+        assert await line.negotiate() is None
+        if restarts:
+            modem.state, modem.echo = "command", True
+        helper.say(ended(15, "No response to 3 echo-requests"))
+        assert await line.wait_carrier_lost() is Outcome.CARRIER_LOST
+        await line.hang_up()
+        assert modem.on_hook
+        told = [r.getMessage() for r in caplog.records if r.posthouse_event.id == "modem-restarted"]  # type: ignore[attr-defined]
+        assert told == (["pstn: the modem has restarted in the call (it echoes again)"] if restarts else [])
+        await dial(line)
+        await line.hang_up()
+        assert len(told) == restarts
+
+
 async def test_dcd_falls(autojump_clock: MockClock) -> None:
     """Seen by us: pppd is not asked to say goodbye to anybody."""
     async with made(helper := Helper(READY, UP, on_stop=ended(5)), lines=True) as (modem, line, _):
