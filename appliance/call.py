@@ -10,6 +10,7 @@ cancelled job loses no figure.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import trio
 
 __all__ = [
+    "AllPaid",
     "Dialled",
     "Job",
     "JobReport",
@@ -29,10 +31,12 @@ __all__ = [
     "NextCall",
     "OpenCall",
     "Outcome",
+    "PaidTime",
     "PinRecord",
     "PinState",
     "Prospect",
     "Reason",
+    "Share",
     "Tally",
     "Window",
 ]
@@ -100,9 +104,19 @@ class LineState(StrEnum):
 
 
 @dataclass(slots=True)
+class Share:
+    """One user's part of a call: messages each way, and their bytes together."""
+
+    sent: int = 0
+    fetched: int = 0
+    bytes: int = 0
+
+
+@dataclass(slots=True)
 class Tally:
     """What a call moved. `sent`, `fetched`, `failed` in messages (`failed`: those that ended in a bounce,
-    and accounts and servers whose work failed); bytes as DESIGN §6 says."""
+    and accounts and servers whose work failed); bytes as DESIGN §6 says. `users`: the messages by user, "" for those
+    that are nobody's."""
 
     sent: int = 0
     fetched: int = 0
@@ -110,6 +124,7 @@ class Tally:
     circuits: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    users: dict[str, Share] = field(default_factory=dict)
 
     @property
     def moved(self) -> bool:
@@ -122,7 +137,7 @@ class Prospect:
     """What waits for a call, as the policy sees it. Times are wall-clock Unix seconds; held messages and
     those in `bulk_*` count for no other field. Messages that a server has deferred count for nothing (a call for
     them alone would be answered as the last one was) until a while has passed: the first of them at
-    `deferred_until`. They go in whatever call is made before."""
+    `deferred_until`. They go in whatever call is made before. `upstream_bytes`: what is known to wait to be fetched."""
 
     messages: int = 0
     bytes: int = 0
@@ -133,6 +148,7 @@ class Prospect:
     bulk_oldest: float | None = None
     deferred: int = 0
     deferred_until: float | None = None
+    upstream_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,13 +269,43 @@ class Window(Protocol):
         ...
 
 
+class PaidTime(Protocol):
+    """Time of a call that is paid already: the only time for bulk mail (DESIGN §2 Bulk), unless it is too old."""
+
+    def left_s(self) -> float:
+        """Seconds of it from now on: 0 before it begins and after it ends, `inf` on a line that is free."""
+        ...
+
+    async def wait_begun(self) -> None:
+        """Returns when there is such time; never, should there be none in this call."""
+        ...
+
+    def carries_bulk(self, job: str, *, alone: bool) -> None:
+        """The job has nothing but bulk mail to do (or no longer): it does not keep the call up beyond that time."""
+        ...
+
+
+class AllPaid:
+    """Of a line that is free: all of the call."""
+
+    def left_s(self) -> float:
+        return math.inf
+
+    async def wait_begun(self) -> None:
+        return
+
+    def carries_bulk(self, job: str, *, alone: bool) -> None:
+        pass
+
+
 @dataclass(slots=True)
 class OpenCall:
     """A call that is up, as its jobs see it. Owned by the cycle.
 
     `open_stream(host, port)` opens a byte-counting TCP connection over the line and raises OSError;
     `show(text)` puts a line into the call's progress (`status --watch`, `demo`). `counts_payload`: the line's device
-    counts no bytes, so whoever takes a stream's socket to move bytes by himself adds them to `tally`.
+    counts no bytes, so whoever takes a stream's socket to move bytes by himself adds them to `tally`. `paid`: when bulk
+    mail may go.
     """
 
     id: int
@@ -270,12 +316,18 @@ class OpenCall:
     tally: Tally = field(default_factory=Tally)
     show: Callable[[str], None] = lambda text: None
     counts_payload: bool = False
+    paid: PaidTime = field(default_factory=AllPaid)
 
-    def count(self, *, sent: int = 0, fetched: int = 0, failed: int = 0) -> None:
-        """Adds to the call's figures as things happen."""
+    def count(self, *, sent: int = 0, fetched: int = 0, failed: int = 0, user: str = "", size: int = 0) -> None:
+        """Adds to the call's figures as things happen. `user` and `size` (bytes): of the messages sent or fetched."""
         self.tally.sent += sent
         self.tally.fetched += fetched
         self.tally.failed += failed
+        if sent or fetched:
+            share = self.tally.users.setdefault(user, Share())
+            share.sent += sent
+            share.fetched += fetched
+            share.bytes += size
 
 
 class Job(Protocol):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets as randomness
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,6 +16,7 @@ from appliance import events
 from appliance.calls.caller import Caller
 from appliance.calls.cycle import Way
 from appliance.config.model import Bearer, LineKind
+from appliance.mail.upstream.fetcher import FetchJob
 from appliance.modem.device_line import DeviceLine
 from appliance.modem.line import ModemLine
 from appliance.modem.power import GpioPower
@@ -23,10 +25,11 @@ from appliance.modem.pppd import unfit
 from appliance.modem.profiles import completed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from appliance.app.house import House
+    from appliance.call import Job
     from appliance.calls.ledger import Ledger
     from appliance.config.model import Config, Line
     from appliance.storage.disk import Disk
@@ -45,7 +48,8 @@ class CallerPart:
 
     def slice(self, config: Config) -> tuple[object, ...]:
         secrets = tuple(config.secrets.items())
-        return (config.site, config.line, config.schedule, config.mail.bulk_max_age_s, config.user, secrets)
+        money = (config.tariff, config.budget)
+        return (config.site, config.line, config.schedule, money, config.mail.bulk_max_age_s, config.user, secrets)
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         house = self._house
@@ -60,10 +64,12 @@ class CallerPart:
             ways=[_way(line, config.secrets, pins, self._power(line)) for line in config.line],
             ledger=core.ledger,
             jobs=lambda: [*jobs, *house.relay.jobs(config)],
-            prospect=core.office.prospect,
+            prospect=lambda: replace(core.office.prospect(), upstream_bytes=_upstream(jobs)),
             clock=core.clock,
             started=house.started,
             free_lines=free_lines,
+            tariffs=config.tariff,
+            budget=config.budget,
         )
         core.spool.on_change = caller.poke
         house.relay.line_wanted()
@@ -78,6 +84,11 @@ class CallerPart:
     async def drain(self) -> None:
         """A call is hung up when the service is stopped, which takes as long as it takes."""
         await self._house.supervisor.stop(self.name)
+
+
+def _upstream(jobs: Sequence[Job]) -> int:
+    """Bytes that are known to wait to be fetched."""
+    return sum(job.upstream_bytes for job in jobs if isinstance(job, FetchJob))
 
 
 def _way(line: Line, secrets: Mapping[str, str], pins: Pins, power: GpioPower | None) -> Way:

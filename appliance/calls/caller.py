@@ -26,8 +26,10 @@ import trio
 from appliance import events
 from appliance.call import LineState, NextCall, Reason
 from appliance.calls import recurrence
+from appliance.calls.budget import NO_BUDGET
 from appliance.calls.cycle import Cycle, Way, free, state_after
-from appliance.calls.policy import Decision, Requests, Settings, Times, WayOut, decide
+from appliance.calls.meter import Metering
+from appliance.calls.policy import Decision, Requests, Settings, Times, WayOut, decide, estimates, purse
 from appliance.calls.rings import Rings
 from appliance.clock import rfc3339
 from appliance.config.model import LineKind
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from appliance.calls.entry import Entry
     from appliance.calls.ledger import Ledger
     from appliance.clock import Clock, Mark
-    from appliance.config.model import Schedule
+    from appliance.config.model import Budget, Schedule, Tariff
 
 __all__ = ["CallRefused", "Caller", "Dialling", "Told", "Way"]
 
@@ -60,11 +62,12 @@ class CallRefused(Exception):
 @dataclass(eq=False)
 class Dialling:
     """A call that was asked for or is under way. `done` is set at its end; then `entry` is its, or `refused` says why
-    there was none."""
+    there was none. `force`: it passes the budget."""
 
     done: trio.Event = field(default_factory=trio.Event)
     entry: Entry | None = None
     refused: str = ""
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +107,17 @@ class Caller:
         started: Mark,
         free_lines: bool = False,
         window: Window | None = None,
+        tariffs: Sequence[Tariff] = (),
+        budget: Budget = NO_BUDGET,
     ) -> None:
         self._schedule = schedule
+        prices = {tariff.name: tariff for tariff in tariffs}
         self._settings = Settings(
             schedule=schedule,
-            ways=tuple(_way_out(w) for w in ways),
+            ways=tuple(_way_out(w, prices.get(w.config.tariff)) for w in ways),
             zone=ZoneInfo(timezone),
             bulk_max_age_s=bulk_max_age_s,
+            budget=budget,
         )
         self._ways = tuple(ways)
         self._ledger = ledger
@@ -191,14 +198,14 @@ class Caller:
 
     # ---- by hand
     def dial_nowait(self, *, force: bool = False) -> Dialling:
-        """Asks for a call, or joins the one that is under way. Raises CallRefused. `force` passes a budget."""
+        """Asks for a call, or joins the one that is under way. Raises CallRefused. `force` passes the budget."""
         if self._under_way is not None:
             return self._under_way
         if self._wanted is None:
             decision = self._decide(Requests(by_hand=True, force=force))
             if decision.refused:
                 raise CallRefused(decision.refused)
-            self._wanted = Dialling()
+            self._wanted = Dialling(force=force)
             self.poke()
         return self._wanted
 
@@ -303,15 +310,30 @@ class Caller:
             asked = self._connection_at is not None
             requests = Requests(
                 by_hand=self._wanted is not None,
+                force=self._wanted is not None and self._wanted.force,
                 connection_request=asked,
                 connection_at=self._connection_at,
                 wake=self._wake,
             )
-        times = Times(now=self._clock.now(), started=self._started, trusted=self._clock.trusted)
-        return decide(self._settings, self._prospect(), self._ledger.summary(), times, requests)
+        return decide(self._settings, self._prospect(), self._ledger.summary(), self._times(), requests)
+
+    def _times(self) -> Times:
+        return Times(now=self._clock.now(), started=self._started, trusted=self._clock.trusted)
+
+    def _metering(self, reason: Reason, dialling: Dialling, *, by_hand: bool) -> Metering:
+        """What the call that begins now may cost."""
+        settings, past, times = self._settings, self._ledger.summary(), self._times()
+        money, now = purse(settings, past, times), times.now.wall
+        reserve = by_hand or reason is Reason.URGENT
+        return Metering(
+            billed={way.name: money.billed(way.tariff, now) for way in settings.ways if way.tariff is not None},
+            estimates=estimates(settings, self._prospect(), past),
+            left=None if dialling.force else money.left(now, reserve=reserve),
+        )
 
     async def _call(self, reason: Reason, due: float | None) -> None:
         """One call; also the one that was asked for, if one was."""
+        by_hand = self._wanted is not None
         dialling = self._under_way = self._wanted or Dialling()
         self._wanted = None
         self._wake = False
@@ -329,6 +351,7 @@ class Caller:
                 max_call_s=self._schedule.max_call_s,
                 tell=self._tell,
                 window=self._window,
+                metering=self._metering(reason, dialling, by_hand=by_hand),
             )
             try:
                 async with self._rings.quiet():
@@ -373,7 +396,7 @@ class Caller:
                 pass
 
 
-def _way_out(way: Way) -> WayOut:
+def _way_out(way: Way, tariff: Tariff | None) -> WayOut:
     line = way.config
     return WayOut(
         line.name,
@@ -383,4 +406,5 @@ def _way_out(way: Way) -> WayOut:
         dials_numbers=line.kind is not LineKind.INTERFACE,
         identity=way.identity,
         pin=way.pin,
+        tariff=tariff,
     )

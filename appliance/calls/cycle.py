@@ -28,19 +28,17 @@ hung up at the moment the call is over, not when the last job has cleaned up beh
 
 from __future__ import annotations
 
-import functools
 import math
-import traceback
 from dataclasses import dataclass, replace
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from appliance import events
-from appliance.call import Dialled, LineState, OpenCall, Outcome, Reason
+from appliance.call import Dialled, LineState, Outcome, Reason
 from appliance.calls import redial
-from appliance.calls.metered import MeteredStream
+from appliance.calls.exchange import Exchange
+from appliance.calls.meter import Meter, Metering
 from appliance.calls.policy import PIN_REFUSED
 from appliance.calls.window import WindowOfCall
 from appliance.config.model import LineKind
@@ -49,7 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from appliance import call
-    from appliance.call import JobReport
     from appliance.calls.entry import Entry
     from appliance.calls.ledger import Ledger
     from appliance.clock import Clock, Mark
@@ -68,10 +65,10 @@ HANG_UP_DEADLINE_S: Final = 40.0
 """The end of PPP, 8 s; DTR, two guard times, ATH, a look at DCD, and all of it again: 28 s by satellite."""
 PAUSE_S: Final = 10.0
 """A redial rule's wait up to this is a pause between two dials of one call; a longer one ends the line's attempts."""
-SETTLE_S: Final = 0.05
-"""The least linger: work that is already there is found by jobs that have just begun to wait for it."""
 MARK_EVERY_S: Final = 60.0
 """So well is the length of a call known that a power cut ended; a flush a minute while the line is paid."""
+LOOK_EVERY_S: Final = 1.0
+"""So often is a line that is paid by volume weighed against the budget."""
 
 _GOOD: Final = frozenset({Outcome.COMPLETE, Outcome.PARTIAL, Outcome.HUNG_UP, Outcome.MAX_CALL})
 """Outcomes after which the line is shown as idle; it worked. After the others it is shown as failed."""
@@ -114,7 +111,7 @@ async def free(way: Way) -> None:
 
 class Cycle:
     """One call. `state`, `since`, `name` (of the line) and `number` are for `status`; `entry` is the ledger's, once
-    begun; `tell` takes progress lines."""
+    begun; `tell` takes progress lines; `metering`: what it may cost, where that is something."""
 
     def __init__(
         self,
@@ -129,6 +126,7 @@ class Cycle:
         max_call_s: float,
         tell: Callable[[str], None],
         window: call.Window | None = None,
+        metering: Metering | None = None,
     ) -> None:
         self.reason = reason
         self.state = LineState.IDLE
@@ -143,8 +141,6 @@ class Cycle:
         self._passed_over = [way for way in ways if way not in self._ways]
         self._ledger = ledger
         self._clock = clock
-        self._jobs = jobs
-        self._linger_s = linger_s
         self._max_call_s = max_call_s
         self._tell = tell
         self._window = WindowOfCall(window)
@@ -155,10 +151,8 @@ class Cycle:
         self._outcome = Outcome.HUNG_UP
         self._put_down = False
         self._identity = ""
-        self._left: set[str] = set()
-        self._reached: set[str] = set()
-        self._busy: set[str] = set()
-        self._changed = trio.Event()
+        self._meter = Meter(metering or Metering(billed={}, estimates={}), self._carried)
+        self._exchange = Exchange(jobs, linger_s=linger_s, meter=self._meter, clock=clock, enter=self._enter, tell=tell)
         self._unwatched = trio.Event()
         self._unwatched.set()
 
@@ -197,11 +191,17 @@ class Cycle:
             finally:
                 ended = self._clock.now()
                 self._enter(state_after(self._outcome))
-                job_done = bool(self._reached - self._left)
+                job_done = self._exchange.job_done
                 put_down = self._put_down and self._outcome is Outcome.HUNG_UP
                 identity = self._identity if self._outcome is Outcome.LOGIN_REFUSED else ""
                 await self._ledger.end(
-                    entry, self._outcome, ended, job_done=job_done, put_down=put_down, identity=identity
+                    entry,
+                    self._outcome,
+                    ended,
+                    job_done=job_done,
+                    put_down=put_down,
+                    identity=identity,
+                    charge=self._meter.so_far(ended),
                 )
                 self._report(entry, self._outcome)
         return entry
@@ -214,12 +214,14 @@ class Cycle:
         outcome = Outcome.NO_NETWORK
         for way in self._ways:
             assert way.line is not None
+            if self._too_dear(way.config.name):
+                continue
             self._line, self.name, self._identity = way.line, way.config.name, way.identity
             self._enter(LineState.DIALLING)
             try:
                 result = await self._dial(way, way.line, entry)
                 if result.connected:
-                    return await self._exchange(way.line, entry, result.rate)
+                    return await self._stay_up(way.line, entry, result.rate)
             except OSError as error:
                 events.emit(events.MODEM_PROBLEM, line=way.config.name, what=error)
                 result = Dialled(Outcome.MODEM_ERROR)
@@ -227,6 +229,14 @@ class Cycle:
             outcome = result.outcome
             await self._put_on_hook()
         return outcome
+
+    def _too_dear(self, line: str) -> bool:
+        """Whether the budget has not enough left for even the shortest call over this line."""
+        why = self._meter.refuses(line, self._clock.now())
+        if why:
+            events.emit(events.LINE_NOT_USABLE, line=line, why=why)
+            self._tell(f"{line}: {why}")
+        return bool(why)
 
     async def _dial(self, way: Way, line: call.Line, entry: Entry) -> Dialled:
         """Up to `attempts` dials over one line; -> the last one's end."""
@@ -242,6 +252,8 @@ class Cycle:
                 return failed
             allowed = await self._next_number(config, turn, entry)
             if allowed is None:
+                break
+            if attempt > 1 and self._too_dear(config.name):
                 break
             turn, number = allowed
             last = await self._dial_once(config, line, entry, number, attempt)
@@ -290,26 +302,35 @@ class Cycle:
     async def _dial_once(self, config: model.Line, line: call.Line, entry: Entry, number: str, attempt: int) -> Dialled:
         self.number = number
         self._enter(LineState.DIALLING)
-        await self._ledger.dial(entry, config.name, number, self._clock.now())
+        charge, reserved = self._meter.before_dial(config.name, self._clock.now())
+        await self._ledger.dial(entry, config.name, number, self._clock.now(), charge=charge, reserved=reserved)
         events.emit(events.DIALLING, id=entry.id, number=number, dial=len(entry.dials))
         self._tell(f"dialling {number} ({attempt} of {config.attempts})")
         self._atd = self._clock.now()
-        with trio.move_on_after(config.dial_timeout_s + DIAL_GRACE_S) as scope:
-            dialled = await line.dial(number)
-        if scope.cancelled_caught:
-            dialled = Dialled(Outcome.TIMEOUT)
+        dialled = Dialled(None)
+        try:
+            with trio.move_on_after(config.dial_timeout_s + DIAL_GRACE_S) as scope:
+                dialled = await line.dial(number)
+            if scope.cancelled_caught:
+                dialled = Dialled(Outcome.TIMEOUT)
+        except BaseException:  # given up, or the port is gone: it may have been answered
+            self._meter.after_dial(None, self._atd, self._clock.now())
+            raise
         if dialled.outcome is not None:
             events.emit(
                 events.DIAL_FAILED, id=entry.id, number=number, outcome=dialled.outcome.value, text=dialled.text
             )
             self._tell(f"{number}: {dialled.outcome.value} {dialled.text}".rstrip())
-            await self._ledger.result(entry, dialled.outcome, self._atd, self._clock.now())
+            now = self._clock.now()
+            charge = self._meter.after_dial(dialled.outcome, self._atd, now)
+            await self._ledger.result(entry, dialled.outcome, self._atd, now, charge=charge)
         return dialled
 
     # ---- the call that is up
-    async def _exchange(self, line: call.Line, entry: Entry, rate: int) -> Outcome:
+    async def _stay_up(self, line: call.Line, entry: Entry, rate: int) -> Outcome:
         """From CONNECT until the call is over, with the line on-hook; -> the outcome."""
         up = self._clock.now()
+        self._meter.connected(up)
         events.emit(events.CONNECTED, id=entry.id, number=self.number, rate=rate)
         self._tell(f"CONNECT {rate}" if rate else "CONNECT")
         self._enter(LineState.NEGOTIATING)
@@ -318,10 +339,13 @@ class Cycle:
             # Beside the work: the line is paid while a slow disk flushes.
             nursery.start_soon(self._keep_ledger, entry, up, rate)
             nursery.start_soon(self._watch_carrier, line, entry)
+            nursery.start_soon(self._watch_budget)
             try:
-                with trio.move_on_after(self._max_call_s) as scope:
+                with trio.move_on_after(min(self._max_call_s, self._meter.lasts_s())) as scope:
                     self._scope = scope
-                    outcome = await self._come_up(line) or await self._work_all(nursery, entry, rate)
+                    outcome = await self._come_up(line) or await self._exchange.run(
+                        nursery, line, entry, self.reason, rate
+                    )
                 if scope.cancelled_caught:
                     outcome = self._verdict or Outcome.MAX_CALL
                 self._outcome = outcome
@@ -347,65 +371,22 @@ class Cycle:
             outcome = Outcome.NEGOTIATION_FAILED
         return outcome
 
-    async def _work_all(self, nursery: trio.Nursery, entry: Entry, rate: int) -> Outcome:
-        """Runs the jobs in `nursery` until there is nothing left to do and `linger` has passed."""
-        line = self._line
-        assert line is not None
-
-        async def open_stream(job: str, host: str, port: int) -> trio.abc.HalfCloseableStream:
-            stream = await line.open_stream(host, port)
-            self._reached.add(job)
-            return stream if line.carried() is not None else MeteredStream(stream, entry.tally)
-
-        self._busy = {job.name for job in self._jobs}
-        self._enter(LineState.EXCHANGING)
-        for job in self._jobs:
-            opens = functools.partial(open_stream, job.name)
-            by_hand = line.carried() is None
-            open_call = OpenCall(entry.id, self.name, self.reason, rate, opens, entry.tally, self._tell, by_hand)
-            nursery.start_soon(self._work, job, open_call)
-        while True:
-            while self._busy:
-                await self._changed.wait()
-            self._enter(LineState.LINGERING)
-            with trio.move_on_after(max(self._linger_s, SETTLE_S)):
-                while not self._busy:
-                    await self._changed.wait()
-            if not self._busy:
-                return self._done()
-            self._enter(LineState.EXCHANGING)
-
-    async def _work(self, job: call.Job, open_call: OpenCall) -> None:
-        """One job, for as long as the call is up. One that fails unexpectedly is over; the others go on."""
-        try:
-            while True:
-                report = await job.run(open_call)
-                self._take_report(job, open_call, report)
-                self._now_busy(job.name, busy=False)
-                await job.wait_work()
-                self._now_busy(job.name, busy=True)
-        except Exception as error:
-            self._left.add(job.name)
-            open_call.count(failed=1)
-            events.emit(events.JOB_CRASHED, id=open_call.id, job=job.name, error=_where(error))
-            self._now_busy(job.name, busy=False)
-
-    def _take_report(self, job: call.Job, open_call: OpenCall, report: JobReport) -> None:
-        if report.left:
-            self._left.add(job.name)
-            events.emit(events.JOB_FAILED, id=open_call.id, job=job.name, why=report.detail)
-        else:
-            self._left.discard(job.name)
-
-    def _done(self) -> Outcome:
-        return Outcome.PARTIAL if self._left else Outcome.COMPLETE
-
     async def _keep_ledger(self, entry: Entry, up: Mark, rate: int) -> None:
-        await self._ledger.result(entry, None, self._atd, up, rate=rate)
+        await self._ledger.result(entry, None, self._atd, up, rate=rate, charge=self._meter.if_cut(up))
         while True:
             await trio.sleep(MARK_EVERY_S)
             self.weigh()
-            await self._ledger.mark(entry, self._clock.now())
+            now = self._clock.now()
+            await self._ledger.mark(entry, now, charge=self._meter.if_cut(now))
+
+    async def _watch_budget(self) -> None:
+        """Ends a call whose next unit of volume the budget does not pay."""
+        while self._meter.by_volume():
+            await trio.sleep(LOOK_EVERY_S)
+            self.weigh()
+            if self._meter.used_up(self._clock.now()):
+                self._tell("the budget is used up")
+                self._stop(Outcome.MAX_CALL)
 
     async def _watch_carrier(self, line: call.Line, entry: Entry) -> None:
         try:
@@ -418,7 +399,8 @@ class Cycle:
         seconds = self._atd.seconds_until(self._clock.now())
         events.emit(events.CARRIER_LOST, id=entry.id, seconds=f"{seconds:.1f}")
         self._tell(outcome.value)
-        self._stop(self._done() if self.state is LineState.LINGERING and not self._busy else outcome)
+        done = self.state is LineState.LINGERING and not self._exchange.busy
+        self._stop(self._exchange.outcome() if done else outcome)
 
     # ---- the end
     def _stop(self, verdict: Outcome) -> bool:
@@ -455,6 +437,9 @@ class Cycle:
         if carried is not None and self.entry is not None and self.entry.connected is not None:
             self.entry.tally.bytes_in, self.entry.tally.bytes_out = carried
 
+    def _carried(self) -> int:
+        return self.entry.tally.bytes_in + self.entry.tally.bytes_out if self.entry is not None else 0
+
     def _report(self, entry: Entry, outcome: Outcome) -> None:
         tally, seconds = entry.tally, f"{entry.duration_s:.1f}"
         events.emit(
@@ -476,15 +461,3 @@ class Cycle:
     def _enter(self, state: LineState) -> None:
         if state is not self.state:
             self.state, self.since = state, self._clock.now()
-
-    def _now_busy(self, job: str, *, busy: bool) -> None:
-        (self._busy.add if busy else self._busy.discard)(job)
-        self._changed.set()
-        self._changed = trio.Event()
-
-
-def _where(error: BaseException) -> str:
-    """The error and the line of code that it came from, in one line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({PurePath(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"

@@ -5,16 +5,48 @@ next call. Without I/O; `ledger` keeps these on disk, `policy` reads them.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from appliance.call import Outcome, Reason, Tally
+from appliance.call import Outcome, Reason, Share, Tally
 from appliance.calls.redial import Dial
 from appliance.clock import Mark, rfc3339
 
-__all__ = ["Entry", "Summary", "mark_from", "mark_record"]
+__all__ = ["FREE", "Charge", "Entry", "Past", "Spending", "Summary", "mark_from", "mark_record", "tally_from"]
+
+RECENT: Final = 20
+"""Calls whose figures say what the next one will be like."""
+SPENDING_S: Final = 40 * 86400.0
+"""For so long is remembered what calls have cost: the longest month, and clocks that are some days wrong."""
 
 FETCHING: Final = frozenset({Reason.AT, Reason.EVERY, Reason.WAKE, Reason.CONNECTION_REQUEST})
 """Reasons whose purpose an empty queue does not meet: the other side has to be asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a call costs by the `[[tariff]]` of that name, "" where it is free. `units` and `free_s` as in
+    `tariff.Price`."""
+
+    units: int = 0
+    cost: Decimal = Decimal(0)
+    currency: str = ""
+    tariff: str = ""
+    free_s: float = 0.0
+
+    def as_record(self) -> list[Any]:
+        return [self.units, str(self.cost), self.currency, self.tariff, self.free_s]
+
+    @classmethod
+    def from_record(cls, record: Any) -> Charge:
+        """Raises TypeError or ValueError for what is none."""
+        if record is None:  # written before there were tariffs
+            return cls()
+        units, cost, currency, tariff, free_s = record
+        return cls(int(units), _decimal(cost), str(currency), str(tariff), float(free_s))
+
+
+FREE: Final = Charge()
 
 
 @dataclass(slots=True)
@@ -24,7 +56,8 @@ class Entry:
     `line` and `number` are the last that were tried. `due`: the occurrence of `schedule.at` (Unix seconds) that
     the call serves. `seen`: the last moment at which the call is known to have been under way. `job_done`: a job
     reached its server and left nothing. `put_down`: `posthouse hangup` ended it. `identity`: of the way whose login was
-    refused (`cycle.Way`).
+    refused (`cycle.Way`). `charge`: what it costs; until it has ended, what it costs should nothing more be heard of
+    it. `reserved`: what it was expected to cost when it was dialled.
     """
 
     id: int
@@ -43,6 +76,8 @@ class Entry:
     job_done: bool = False
     put_down: bool = False
     identity: str = ""
+    charge: Charge = FREE
+    reserved: Decimal = Decimal(0)
 
     @property
     def duration_s(self) -> float:
@@ -53,7 +88,8 @@ class Entry:
         return self.connected.seconds_until(until)
 
     def as_json(self) -> dict[str, Any]:
-        """As `posthouse calls --json` prints it (DESIGN §6). Without a tariff a call costs nothing."""
+        """As `posthouse calls --json` prints it (DESIGN §6). Without a tariff a call costs nothing; while one is under
+        way, what it would cost if it ended at its last mark, and a unit more."""
         return {
             "id": self.id,
             "line": self.line,
@@ -72,9 +108,9 @@ class Entry:
             "fetched": self.tally.fetched,
             "failed": self.tally.failed,
             "circuits": self.tally.circuits,
-            "units": 0,
-            "cost": "0",
-            "currency": "",
+            "units": self.charge.units,
+            "cost": f"{self.charge.cost:f}",
+            "currency": self.charge.currency,
         }
 
     def as_record(self) -> dict[str, Any]:
@@ -95,6 +131,8 @@ class Entry:
             "job_done": self.job_done,
             "put_down": self.put_down,
             "identity": self.identity,
+            "charge": self.charge.as_record(),
+            "reserved": str(self.reserved),
         }
 
     @classmethod
@@ -112,11 +150,32 @@ class Entry:
             rate=int(record["rate"]),
             ended=mark_from(record["ended"]) if record["ended"] else None,
             outcome=Outcome(record["outcome"]) if record["outcome"] else None,
-            tally=Tally(**record["tally"]),
+            tally=tally_from(record["tally"]),
             job_done=bool(record.get("job_done")),
             put_down=bool(record.get("put_down")),
             identity=str(record.get("identity", "")),
+            charge=Charge.from_record(record.get("charge")),
+            reserved=_decimal(record.get("reserved", "0")),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the length of a call depends on, of one that was connected."""
+
+    line: str
+    rate: int
+    seconds: float
+    bytes_in: int
+    bytes_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What was paid for a call that started then."""
+
+    at: Mark
+    charge: Charge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +192,9 @@ class Summary:
     climbed. `fruitless`: the last automatic call was connected and moved nothing. `unmet`: the reasons of the
     automatic ones among the failures. `fetch_tries`: failed automatic calls in a row since the last of them that a
     purpose of `FETCHING` caused. `login_refused`: the identity of the last call's way, if its login was refused.
-    `pins_refused`: those that a SIM has refused, ever. `dials`: for the redial rules.
+    `pins_refused`: those that a SIM has refused, ever. `dials`: for the redial rules. `recent`: the last calls that
+    were connected, newest last. `spent`: what the calls of the last `SPENDING_S` have cost, those that cost something
+    or used free seconds.
     """
 
     last_end: Mark | None = None
@@ -149,6 +210,8 @@ class Summary:
     login_refused: str | None = None
     pins_refused: frozenset[str] = frozenset()
     dials: tuple[Dial, ...] = ()
+    recent: tuple[Past, ...] = ()
+    spent: tuple[Spending, ...] = ()
 
     def after(self, entry: Entry) -> Summary:
         """The summary with one more call, which has ended. The dials stay: they are known before the end is."""
@@ -163,6 +226,8 @@ class Summary:
             put_down=None,
             login_refused=entry.identity if entry.outcome is Outcome.LOGIN_REFUSED else None,
             at_done=self.at_done if entry.due is None else entry.due,
+            recent=self._recent(entry),
+            spent=self._spent(entry),
         )
         if complete:
             gap_from = entry.ended if automatic else self.gap_from
@@ -185,6 +250,21 @@ class Summary:
             fetch_tries=1 if entry.reason in FETCHING else self.fetch_tries + 1,
         )
 
+    def _recent(self, entry: Entry) -> tuple[Past, ...]:
+        if entry.connected is None:
+            return self.recent
+        tally = entry.tally
+        past = Past(entry.line, entry.rate, entry.duration_s, tally.bytes_in, tally.bytes_out)
+        return (*self.recent[-(RECENT - 1) :], past)
+
+    def _spent(self, entry: Entry) -> tuple[Spending, ...]:
+        if not entry.charge.cost and not entry.charge.free_s:
+            return self.spent
+        ended, old = entry.ended or entry.started, 0
+        while old < len(self.spent) and self.spent[old].at.seconds_until(ended) > SPENDING_S:
+            old += 1
+        return (*self.spent[old:], Spending(entry.started, entry.charge))
+
     def wants_retry(self, *, queued: bool, steps: int) -> bool:
         """Whether what an automatic call failed to do is still to be done. `queued`: messages wait. `steps` of the
         ladder: so often is a call for `FETCHING` made again; then that purpose waits for its next occurrence."""
@@ -201,3 +281,16 @@ def mark_record(mark: Mark) -> list[Any]:
 def mark_from(record: Any) -> Mark:
     wall, boot, boot_id = record
     return Mark(float(wall), float(boot), str(boot_id))
+
+
+def tally_from(record: dict[str, Any]) -> Tally:
+    """Raises TypeError for a record that is none."""
+    users = {str(user): Share(**share) for user, share in record.get("users", {}).items()}
+    return Tally(**{**record, "users": users})
+
+
+def _decimal(text: Any) -> Decimal:
+    try:
+        return Decimal(str(text))
+    except InvalidOperation:
+        raise ValueError(f"{text!r} is no amount of money") from None

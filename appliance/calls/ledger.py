@@ -14,7 +14,8 @@ the caller goes on, then once more as a whole:
 | pin        | before a SIM is given its PIN, and | the PIN's identity, what became of  |
 |            | after; of no call                  | it; the last record counts          |
 
-At the start an entry without an end is closed as `interrupted`, ended when it was last seen. Damaged lines (a
+Each cost is what the call comes to should nothing more be heard of it (`entry.Charge`). At the start an entry without
+an end is closed as `interrupted`, ended when it was last seen, with the last cost that was written. Damaged lines (a
 torn tail after a power cut, mostly) are put aside in `spool/corrupt`, and what is whole stays. The file is
 kept below `LIMIT`: beyond it, the newest entries that fit into half of that stay.
 
@@ -29,18 +30,19 @@ import errno
 import random
 from collections import deque
 from dataclasses import asdict, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from appliance import events
-from appliance.call import Outcome, PinState, Reason, Tally
-from appliance.calls.entry import Entry, Summary, mark_from, mark_record
+from appliance.call import Outcome, PinState, Reason
+from appliance.calls.entry import FREE, Charge, Entry, Summary, mark_from, mark_record, tally_from
 from appliance.calls.redial import CONNECTED, Dial, forget
 from appliance.storage import journal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from appliance.clock import Mark
     from appliance.storage.committer import Committer
@@ -100,6 +102,10 @@ class Ledger:
         """The newest call."""
         return self._entries[-1] if self._entries else None
 
+    def entries(self) -> Sequence[Entry]:
+        """All of them, newest last, to look at: for `posthouse report`."""
+        return self._entries
+
     def best_rate(self, calls: int) -> int:
         """The highest rate of the last so many calls, in bit/s; 0 when none said one."""
         return max((entry.rate for entry in self._entries[-calls:]), default=0)
@@ -141,16 +147,46 @@ class Ledger:
         await self._append({"t": "call", **entry.as_record()})
         return entry
 
-    async def dial(self, entry: Entry, line: str, number: str, now: Mark) -> None:
+    async def dial(
+        self,
+        entry: Entry,
+        line: str,
+        number: str,
+        now: Mark,
+        *,
+        charge: Charge = FREE,
+        reserved: Decimal = FREE.cost,
+    ) -> None:
         """To be awaited before ATD."""
         dial = Dial(number, now)
         entry.line, entry.number, entry.seen = line, number, now
+        entry.charge, entry.reserved = charge, reserved
         entry.dials.append(dial)
         self._dials = forget([*self._dials, dial])
-        await self._append({"t": "dial", "id": entry.id, "line": line, "number": number, "at": mark_record(now)})
+        await self._append(
+            {
+                "t": "dial",
+                "id": entry.id,
+                "line": line,
+                "number": number,
+                "at": mark_record(now),
+                "charge": charge.as_record(),
+                "reserved": str(reserved),
+            }
+        )
 
-    async def result(self, entry: Entry, outcome: Outcome | None, dialled: Mark, now: Mark, *, rate: int = 0) -> None:
+    async def result(
+        self,
+        entry: Entry,
+        outcome: Outcome | None,
+        dialled: Mark,
+        now: Mark,
+        *,
+        rate: int = 0,
+        charge: Charge = FREE,
+    ) -> None:
         """How the last dial ended; None: CONNECT, with its rate in bit/s. `dialled`: when ATD went out."""
+        entry.charge = charge
         before = entry.dials[-1]
         dial = Dial(before.number, dialled, CONNECTED if outcome is None else outcome.value)
         _take_result(entry, dial, now, rate)
@@ -163,13 +199,22 @@ class Ledger:
                 "result": dial.result,
                 "at": mark_record(now),
                 "rate": rate,
+                "charge": charge.as_record(),
             }
         )
 
-    async def mark(self, entry: Entry, now: Mark) -> None:
+    async def mark(self, entry: Entry, now: Mark, *, charge: Charge = FREE) -> None:
         """The call is still up, with these figures so far."""
-        entry.seen = now
-        await self._append({"t": "mark", "id": entry.id, "at": mark_record(now), "tally": asdict(entry.tally)})
+        entry.seen, entry.charge = now, charge
+        await self._append(
+            {
+                "t": "mark",
+                "id": entry.id,
+                "at": mark_record(now),
+                "tally": asdict(entry.tally),
+                "charge": charge.as_record(),
+            }
+        )
 
     async def end(
         self,
@@ -180,10 +225,11 @@ class Ledger:
         job_done: bool = False,
         put_down: bool = False,
         identity: str = "",
+        charge: Charge = FREE,
     ) -> None:
         """The line is on-hook; the rest as in `Entry`."""
         entry.ended, entry.outcome, entry.job_done, entry.put_down = now, outcome, job_done, put_down
-        entry.identity = identity
+        entry.identity, entry.charge = identity, charge
         self._summary = self._summary.after(entry)
         entries = list(self._entries)
         dropped = await self._append({"t": "end", **entry.as_record()}, lambda: self._shorten(entries))
@@ -378,15 +424,17 @@ def _apply(entries: dict[int, Entry], record: dict[str, Any]) -> bool:
         if entry is None:
             return True
         entry.seen = mark_from(record["at"])
+        entry.charge = Charge.from_record(record.get("charge"))
         if kind == "dial":
             entry.line, entry.number = str(record["line"]), str(record["number"])
+            entry.reserved = Decimal(record.get("reserved", "0"))
             entry.dials.append(Dial(entry.number, entry.seen))
         elif kind == "result":
             dial = Dial(entry.dials[-1].number, mark_from(record["dialled"]), str(record["result"]))
             _take_result(entry, dial, entry.seen, int(record["rate"]))
         elif kind == "mark":
-            entry.tally = Tally(**record["tally"])
-    except (KeyError, TypeError, ValueError, IndexError):
+            entry.tally = tally_from(record["tally"])
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError, AttributeError):
         return False
     return True
 

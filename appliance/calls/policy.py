@@ -6,17 +6,17 @@ Theory of operation. `decide` looks at two things.
 - Causes: what wants a call, each with the moment from which it does, in the order of DESIGN §5 `[schedule]`.
 - Holds: what forbids one until a moment. Which cause passes which hold:
 
-| cause | from when | retry | min_gap | windows | redial rules |
-|---|---|---|---|---|---|
-| urgent | now, while urgent mail waits | held | passes | passes | held |
-| connection-request, wake | now, while one is asked for | held | passes | held | held |
-| at | a local time that no call has served | held | held | held | held |
-| every | that long after the last call that served it, or the start of `run` | held | held | held | held |
-| queued-messages, queued-size | now, once so much waits | held | held | held | held |
-| oldest-message | that long after its reception | held | held | held | held |
-| bulk | `mail.bulk_max_age` after its reception | held | held | held | held |
-| retry | now, while a failed automatic call's purpose is unmet, see below | held | held | held | held |
-| by-hand | when somebody asks | passes | passes | passes | held |
+| cause | from when | retry | min_gap | windows | redial rules | budget |
+|---|---|---|---|---|---|---|
+| urgent | now, while urgent mail waits | held | passes | passes | held | with the reserve |
+| connection-request, wake | now, while one is asked for | held | passes | held | held | held |
+| at | a local time that no call has served | held | held | held | held | held |
+| every | that long after the last call that served it, or the start of `run` | held | held | held | held | held |
+| queued-messages, queued-size | now, once so much waits | held | held | held | held | held |
+| oldest-message | that long after its reception | held | held | held | held | held |
+| bulk | `mail.bulk_max_age` after its reception | held | held | held | held | held |
+| retry | now, while a failed automatic call's purpose is unmet, see below | held | held | held | held | held |
+| by-hand | when somebody asks | passes | passes | passes | held | with the reserve; `force` passes |
 
 A cause's call is made at the first moment when it is due and nothing holds it. Of those that are so now the
 first in the table is the call's reason; where none is, the earliest of all is the next call.
@@ -37,7 +37,8 @@ first in the table is the call's reason; where none is, the earliest of all is t
 - A line whose SIM has refused its PIN is no way out at all, also by hand, until it has another PIN.
 - A number that the modem itself refused (DELAYED, BLACKLISTED) is held a while, for automatic calls alone.
 - An `at` that fell while no Posthouse ran is not made up; one that something held is called as soon as it may.
-- While the clock is untrusted, `at` and `windows` are ignored (DESIGN §2).
+- While the clock is untrusted, `at` and `windows` are ignored, and the dearest price is assumed (DESIGN §2).
+- The budget holds a call until one of the lines is affordable (`budget`); which one is dialled is the cycle's.
 
 The wall clock may jump. Every past moment is a `Mark`, and is first put on today's wall clock: now less the
 seconds since, which the boot clock counts.
@@ -51,6 +52,7 @@ from typing import TYPE_CHECKING, Final
 
 from appliance.call import NextCall, Prospect, Reason
 from appliance.calls import recurrence, redial
+from appliance.calls.budget import NO_BUDGET, Estimate, Purse, estimate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,15 +60,20 @@ if TYPE_CHECKING:
 
     from appliance.calls.entry import Summary
     from appliance.clock import Mark
-    from appliance.config.model import Schedule
+    from appliance.config.model import Budget, Schedule, Tariff
 
-__all__ = ["PIN_REFUSED", "Decision", "Requests", "Settings", "Times", "WayOut", "decide", "retry_wait_s"]
+__all__ = [
+    "PIN_REFUSED", "Decision", "Requests", "Settings", "Times", "WayOut", "decide", "estimates", "purse",
+    "retry_wait_s",
+]  # fmt: skip
 
 TOLERANCE_S: Final = 0.001
 """What is due within this is due now: moments are sums of floats."""
 RETRY_FLOOR_S: Final = 60.0
 """With an empty `retry` a failed call still holds the next one so long: a busy number is not dialled in a loop."""
 PIN_REFUSED: Final = "its SIM has refused the PIN: put another into secrets.toml"
+BUDGET_AHEAD_S: Final = 70 * 86400.0
+"""A call that neither this month's nor the next one's money makes is never made."""
 CLOCK_SLACK_S: Final = 3600.0
 """A message or an `at` further in the future than this is of a wrong clock: ordinary corrections are smaller."""
 
@@ -74,7 +81,8 @@ CLOCK_SLACK_S: Final = 3600.0
 @dataclass(frozen=True, slots=True)
 class WayOut:
     """A `[[line]]` as the policy sees it. `unusable`: why it can't be dialled at all, "" when it can. A line that is up
-    by itself `dials_numbers` not. `identity`: of what it logs in with; `pin`: of its SIM's PIN, "" for none."""
+    by itself `dials_numbers` not. `identity`: of what it logs in with; `pin`: of its SIM's PIN, "" for none. Without a
+    `tariff` it is free."""
 
     name: str
     numbers: tuple[str, ...]
@@ -83,6 +91,7 @@ class WayOut:
     dials_numbers: bool = True
     identity: str = ""
     pin: str = ""
+    tariff: Tariff | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +102,7 @@ class Settings:
     ways: tuple[WayOut, ...]
     zone: ZoneInfo
     bulk_max_age_s: float
+    budget: Budget = NO_BUDGET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +120,7 @@ class Times:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requests:
-    """What was asked for. `force` passes a budget; there is nothing else for it to pass. `connection_at`: from when a
+    """What was asked for. `force`: the call by hand passes the budget. `connection_at`: from when a
     connection request wants its call (wall-clock Unix seconds), None: at once."""
 
     by_hand: bool = False
@@ -160,10 +170,16 @@ def decide(
     rules = _redial_hold(settings, past, times, automatic=False)
     own_rules = _redial_hold(settings, past, times, automatic=True)
     best: tuple[float, _Cause, str] | None = None
-    never = ""
+    never = refused = ""
+    money = _Money(settings, prospect, past, times)
     for cause in _causes(settings, prospect, past, times, requests):
         by_hand = cause.reason is Reason.BY_HAND
-        at, text = _first_allowed(cause, rules if by_hand else own_rules, settings, past, times)
+        forced = by_hand and requests.force
+        at, text = _first_allowed(
+            cause, rules if by_hand else own_rules, settings, past, times, None if forced else money
+        )
+        if by_hand and (at is None or at > now):
+            refused = rules.text if rules else f"{text} (`posthouse dial --force` passes the budget)"
         if at is None:
             never = never or text
         elif best is None or at < best[0]:
@@ -173,13 +189,12 @@ def decide(
     deferred = _deferred(prospect, now, settings.zone)
     if best is None:
         text = "; ".join(t for t in (never or _nothing(prospect), deferred) if t)
-        return Decision(None, NextCall(None, text), look=prospect.deferred_until)
+        return Decision(None, NextCall(None, text), refused=refused, look=prospect.deferred_until)
     at, cause, text = best
     if at <= now:
         return Decision(
             cause.reason, NextCall(at, text), cause.reason, cause.due if cause.reason is Reason.AT else None
         )
-    refused = rules.text if requests.by_hand and rules else ""
     text = f"{text}; {deferred}" if deferred else text
     return Decision(None, NextCall(at, text), cause.reason, refused=refused, look=prospect.deferred_until)
 
@@ -248,9 +263,10 @@ def _at(settings: Settings, past: Summary, times: Times) -> Iterator[_Cause]:
 
 
 def _first_allowed(
-    cause: _Cause, rules: _Hold | None, settings: Settings, past: Summary, times: Times
+    cause: _Cause, rules: _Hold | None, settings: Settings, past: Summary, times: Times, money: _Money | None
 ) -> tuple[float | None, str]:
-    """When this cause's call may be made, and in words why then; None where it never may, and why not."""
+    """When this cause's call may be made, and in words why then; None where it never may, and why not. Without `money`
+    the budget is passed."""
     now, schedule, zone = times.now.wall, settings.schedule, settings.zone
     holds: list[_Hold] = [rules] if rules else []
     automatic = cause.reason is not Reason.BY_HAND
@@ -271,13 +287,55 @@ def _first_allowed(
     last = max(holds, key=lambda hold: hold.until, default=None)
     if last is not None and last.until > at + TOLERANCE_S:
         at, text = last.until, f"{cause.text}; {last.text}"
-    if automatic and cause.reason is not Reason.URGENT and schedule.windows and times.trusted:
-        opening = recurrence.next_open(schedule.windows, zone, at)
-        if opening is None:
-            return None, f"{cause.text}; windows: none ever opens"
-        if opening > at:
-            at, text = opening, f"{cause.text}; windows: the next opens {_day_time(opening, zone)}"
+    windows = schedule.windows if automatic and cause.reason is not Reason.URGENT and times.trusted else ()
+    reserve = cause.reason in (Reason.URGENT, Reason.BY_HAND)
+    while True:  # until a moment at which a window is open and there is money
+        if windows:
+            opening = recurrence.next_open(windows, zone, at)
+            if opening is None:
+                return None, f"{cause.text}; windows: none ever opens"
+            if opening > at:
+                at, text = opening, f"{cause.text}; windows: the next opens {_day_time(opening, zone)}"
+        affordable, why = money.first_affordable(at, reserve=reserve) if money is not None else (at, "")
+        if affordable is None or affordable > max(now, cause.due) + BUDGET_AHEAD_S:
+            return None, f"{cause.text}; {why}"
+        if affordable <= at:
+            break
+        at, text = affordable, f"{cause.text}; {why}; again {_clock_time(affordable, now, zone)}"
     return (now if at <= now + TOLERANCE_S else at), text
+
+
+class _Money:
+    """What the budget allows, looked into only once a cause has come so far."""
+
+    def __init__(self, settings: Settings, prospect: Prospect, past: Summary, times: Times) -> None:
+        self._given = settings, prospect, past, times
+        self._purse: Purse | None = None
+        self._ways: list[tuple[Tariff | None, Estimate]] = []
+
+    def first_affordable(self, at: float, *, reserve: bool) -> tuple[float | None, str]:
+        settings, prospect, past, times = self._given
+        if settings.budget.per_day is None and settings.budget.per_month is None:
+            return at, ""
+        if self._purse is None:
+            self._purse = purse(settings, past, times)
+            expected = estimates(settings, prospect, past)
+            self._ways = [(way.tariff, expected[way.name]) for way in settings.ways if not way.unusable]
+        return self._purse.first_affordable(self._ways, at, reserve=reserve)
+
+
+def purse(settings: Settings, past: Summary, times: Times) -> Purse:
+    """What the budget has left now, and the free minutes."""
+    month_day = next((way.tariff.month_day for way in settings.ways if way.tariff is not None), 1)
+    return Purse(
+        settings.budget, past.spent, times.wall_of, zone=settings.zone, month_day=month_day, trusted=times.trusted
+    )
+
+
+def estimates(settings: Settings, prospect: Prospect, past: Summary) -> dict[str, Estimate]:
+    """What a call over each of the lines will be like, by the line's name."""
+    longest = settings.schedule.max_call_s
+    return {way.name: estimate(prospect, past.recent, way.name, max_call_s=longest) for way in settings.ways}
 
 
 def _redial_hold(settings: Settings, past: Summary, times: Times, *, automatic: bool) -> _Hold | None:

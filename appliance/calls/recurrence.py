@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from appliance.config.model import Window
 
-__all__ = ["instant", "last_at", "next_at", "next_open"]
+__all__ = ["day_after", "day_of", "instant", "last_at", "month_after", "month_of", "next_at", "next_open"]
 
+MIDNIGHT: Final = time(0, 0)
 WINDOW_DAYS: Final = 15
 """How far ahead an opening is looked for: a weekly window that falls into a gap whole opens a week later."""
 
@@ -65,6 +66,31 @@ def next_open(windows: Iterable[Window], zone: ZoneInfo, moment: float) -> float
             if moment < start < end and (opening is None or start < opening):
                 opening = start
     return opening
+
+
+def day_of(moment: float, zone: ZoneInfo) -> float:
+    """The local midnight before it."""
+    return instant(_local_date(moment, zone), MIDNIGHT, zone)
+
+
+def day_after(moment: float, zone: ZoneInfo) -> float:
+    """The local midnight after it."""
+    return instant(_local_date(moment, zone) + timedelta(days=1), MIDNIGHT, zone)
+
+
+def month_of(moment: float, zone: ZoneInfo, day: int) -> float:
+    """The beginning of the month that it falls into, where months begin on that `day`, 1 to 28."""
+    return instant(_month(moment, zone, day), MIDNIGHT, zone)
+
+
+def month_after(moment: float, zone: ZoneInfo, day: int) -> float:
+    """The beginning of the month after it."""
+    return instant((_month(moment, zone, day) + timedelta(days=31)).replace(day=day), MIDNIGHT, zone)
+
+
+def _month(moment: float, zone: ZoneInfo, day: int) -> date:
+    today = _local_date(moment, zone)
+    return today.replace(day=day) if today.day >= day else (today.replace(day=1) - timedelta(days=1)).replace(day=day)
 
 
 def _occurrences(times: tuple[time, ...], zone: ZoneInfo, around: float) -> Iterator[float]:

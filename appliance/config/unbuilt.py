@@ -30,14 +30,6 @@ def unbuilt(config: Config) -> list[str]:
 
 def _all(config: Config) -> Iterator[Found]:
     yield ("firewall", "forward"), config.firewall.forward, "letting hosts of the LAN onto the line"
-    for i, line in enumerate(config.line):
-        yield ("line", i, "tariff"), line.tariff, "counting what calls cost"
-    for i, tariff in enumerate(config.tariff):
-        yield ("tariff", i), tariff, "counting what calls cost"
-    budget = config.budget
-    yield ("budget", "per_day"), budget.per_day is not None, "a budget"
-    yield ("budget", "per_month"), budget.per_month is not None, "a budget"
-    yield ("budget", "urgent_reserve"), budget.urgent_reserve, "a budget"
     yield ("mail", "imap"), config.mail.imap, "IMAP for the LAN"
     for i, user in enumerate(config.user):
         for j, account in enumerate(user.account):

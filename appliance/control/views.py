@@ -125,7 +125,23 @@ def calls(ledger: Sequence[Mapping[str, Any]], zone: tzinfo) -> str:
     """`posthouse calls`, with how many calls were saved."""
     if not ledger:
         return "no call was made yet"
-    rows = [("ID", "STARTED", "LINE", "REASON", "OUTCOME", "DIALS", "LENGTH", "RATE", "OUT", "IN", "SENT", "FETCHED")]
+    rows = [
+        (
+            "ID",
+            "STARTED",
+            "LINE",
+            "REASON",
+            "OUTCOME",
+            "DIALS",
+            "LENGTH",
+            "RATE",
+            "OUT",
+            "IN",
+            "SENT",
+            "FETCHED",
+            "COST",
+        )
+    ]
     for c in ledger:
         length = span(c["duration_s"]) if c["duration_s"] else "-"
         rows.append(
@@ -142,6 +158,7 @@ def calls(ledger: Sequence[Mapping[str, Any]], zone: tzinfo) -> str:
                 size(c["bytes_in"]),
                 str(c["sent"]),
                 str(c["fetched"]),
+                f"{c['cost']} {c['currency']}" if c["currency"] else "-",
             )
         )
     return table(rows) + "\n" + savings(ledger).sentence
@@ -188,7 +205,7 @@ _WHY: Final = {
     "login-refused": "the provider refused the login",
     "carrier-lost": "the line dropped",
     "interrupted": "the call was interrupted",
-    "max-call": "the call reached `max_call`",
+    "max-call": "the call reached `max_call`, or the end of the budget",
     "hung-up": "it was hung up by hand, or Posthouse was stopped",
 }
 

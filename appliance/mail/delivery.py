@@ -21,9 +21,14 @@ class Outbox(Protocol):
     """The queue, as a sender sees it. Every `async` method is durable when it returns and raises OSError when the
     disk failed; the sender then stops sending, for it no longer knows what would be remembered."""
 
-    def pending(self, *, without: Collection[str] = ()) -> list[Envelope]:
+    def pending(self, *, without: Collection[str] = (), bulk: bool = True) -> list[Envelope]:
         """The messages that may go now, in the order in which they should: not held, with open recipients, their
-        id not in `without`. In-doubt ones are among them and are sent again."""
+        id not in `without`. In-doubt ones are among them and are sent again. Without `bulk`, none that
+        `goes_in_paid_time`."""
+        ...
+
+    def goes_in_paid_time(self, envelope: Envelope) -> bool:
+        """Whether it is bulk mail, and not so old that it goes whatever that costs (DESIGN §2 Bulk)."""
         ...
 
     def smarthosts_for(self, envelope: Envelope) -> Sequence[Smarthost]:
@@ -53,8 +58,8 @@ class Outbox(Protocol):
         recipients leaves the queue. A recipient without a verdict stays as it is."""
         ...
 
-    async def wait_pending(self, *, without: Collection[str]) -> None:
-        """Returns once `pending(without=…)` is not empty."""
+    async def wait_pending(self, *, without: Collection[str], bulk: bool = True) -> None:
+        """Returns once `pending(without=…, bulk=…)` is not empty."""
         ...
 
     def note_server_limit(self, smarthost: Smarthost, size: int) -> None:

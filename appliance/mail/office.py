@@ -39,6 +39,8 @@ DISK_RESERVE: Final = 16 * 1024 * 1024
 """Bytes of disk that new mail may not use: they are the ledger's and what is already accepted's. A small disk keeps
 `DISK_RESERVE_SHARE` of itself instead."""
 DISK_RESERVE_SHARE: Final = 20
+AGE_SLACK_S: Final = 1.0
+"""A call that is made for a message's age must find it old enough: the policy reckons its age by the wall clock."""
 QUICK_BOXES: Final = 3
 """Mailboxes that a small message is put into without asking a thread."""
 LOOK_AGAIN_S: Final = 0.25
@@ -202,9 +204,11 @@ class PostOffice:
         return b"" if submission.remote else _return_path(submission.envelope.sender)
 
     # ---- the senders' Outbox
-    def pending(self, *, without: Collection[str] = ()) -> list[Envelope]:
+    def pending(self, *, without: Collection[str] = (), bulk: bool = True) -> list[Envelope]:
         """Urgent ones first, then as they came, bulk last."""
         ready = [e for e in self.spool.messages.values() if not e.held and e.id not in without and e.open_recipients()]
+        if not bulk:
+            ready = [e for e in ready if not self.goes_in_paid_time(e)]
         return sorted(ready, key=lambda e: (e.priority is not Priority.URGENT, self.is_bulk(e), e.received))
 
     def smarthosts_for(self, envelope: Envelope) -> Sequence[Smarthost]:
@@ -241,8 +245,11 @@ class PostOffice:
             return Verdict(RecipientState.IN_DOUBT, verdict.reply)
         return verdict
 
-    async def wait_pending(self, *, without: Collection[str]) -> None:
-        while not self.pending(without=without):
+    def goes_in_paid_time(self, envelope: Envelope) -> bool:
+        return self.is_bulk(envelope) and self._age_s(envelope) < self._mail.bulk_max_age_s - AGE_SLACK_S
+
+    async def wait_pending(self, *, without: Collection[str], bulk: bool = True) -> None:
+        while not self.pending(without=without, bulk=bulk):
             await self.spool.wait_changed()
 
     def note_server_limit(self, smarthost: Smarthost, size: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import trio
 
 from appliance.config.model import Smarthost
-from appliance.mail.envelope import Envelope, Recipient, RecipientState, Verdict
+from appliance.mail.envelope import Envelope, Priority, Recipient, RecipientState, Verdict
 
 
 class FakeOutbox:
@@ -39,8 +39,12 @@ class FakeOutbox:
         return [r.state.value for r in (self.messages.get(id) or self.gone[id]).recipients]
 
     # ---- the contract
-    def pending(self, *, without: Collection[str] = ()) -> list[Envelope]:
-        return [m for m in self.messages.values() if m.id not in without and m.open_recipients() and not m.held]
+    def pending(self, *, without: Collection[str] = (), bulk: bool = True) -> list[Envelope]:
+        ready = [m for m in self.messages.values() if m.id not in without and m.open_recipients() and not m.held]
+        return [m for m in ready if bulk or not self.goes_in_paid_time(m)]
+
+    def goes_in_paid_time(self, envelope: Envelope) -> bool:
+        return envelope.priority is Priority.NON_URGENT
 
     def smarthosts_for(self, envelope: Envelope) -> Sequence[Smarthost]:
         return [s for s in self.smarthosts if "*" in s.senders or envelope.sender in s.senders]
@@ -81,8 +85,8 @@ class FakeOutbox:
         if not envelope.open_recipients():
             self.gone[envelope.id] = self.messages.pop(envelope.id)
 
-    async def wait_pending(self, *, without: Collection[str]) -> None:
-        while not self.pending(without=without):
+    async def wait_pending(self, *, without: Collection[str], bulk: bool = True) -> None:
+        while not self.pending(without=without, bulk=bulk):
             await self._changed.wait()
 
     def note_server_limit(self, smarthost: Smarthost, size: int) -> None:

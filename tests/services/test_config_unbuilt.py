@@ -16,16 +16,6 @@ ACCOUNT = '[[user]]\nname = "u"\n[[user.account]]\nhost = "h"\nlogin = "l"\nsecr
 
 UNBUILT = [
     ('[firewall]\nforward = ["10.0.0.1 tcp 443"]', ["firewall.forward: letting hosts of the LAN onto the line"]),
-    (TARIFF, ["tariff[0]: counting what calls cost"]),
-    (
-        LINE + 'tariff = "t"\n' + TARIFF,
-        ["line[0].tariff: counting what calls cost", "tariff[0]: counting what calls cost"],
-    ),
-    ("[budget]\nper_day = 5", ["budget.per_day: a budget"]),
-    (
-        "[budget]\nper_month = 5\nurgent_reserve = 1",
-        ["budget.per_month: a budget", "budget.urgent_reserve: a budget"],
-    ),
     ("[mail]\nimap = true", ["mail.imap: IMAP for the LAN"]),
     (ACCOUNT, ["user[0].account[0].protocol: fetching over IMAP"]),
     (
@@ -66,6 +56,7 @@ BUILT = [
     'unknown = "upstream"\ntrusted_networks = ["127.0.0.0/8"]\nplaintext_login = true\n'
     '[[mail.alias]]\naddress = "a@harbour.example"\nto = ["b@c.example"]\n[[mail.smarthost]]\nhost = "h"',
     '[budget]\nurgent_reserve = 0\nper_day = ""',
+    LINE + 'tariff = "t"\n' + TARIFF + "[budget]\nper_day = 5\nper_month = 50\nurgent_reserve = 1",
     "[schedule]\nconnection_request = true",
     '[[relay.peer]]\nname = "hub"\nsecret = "hex"',
     '[relay]\nlisten = ["127.0.0.1:7400"]\n[[relay.account]]\nname = "pc1"\n[[relay.device]]\nname = "plc1"',

@@ -89,10 +89,12 @@ class _Seen:
 @dataclass(slots=True)
 class _Memory:
     """What one call remembers for the next, in memory. `deleted`: unique-ids whose deletion QUIT confirmed; that they
-    are not listed is no sign of changed unique-ids. `outgrown`: what came of messages for which there was no room."""
+    are not listed is no sign of changed unique-ids. `outgrown`: what came of messages for which there was no room.
+    `upstream_bytes`: of the messages that the last call saw and did not fetch."""
 
     deleted: set[str] = field(default_factory=set)
     outgrown: dict[str, int] = field(default_factory=dict)
+    upstream_bytes: int = 0
 
 
 class FetchJob:
@@ -110,6 +112,11 @@ class FetchJob:
         self._secret = secret
         self._clock = clock
         self._memory = _Memory()
+
+    @property
+    def upstream_bytes(self) -> int:
+        """What is known to wait there."""
+        return self._memory.upstream_bytes
 
     async def run(self, call: OpenCall) -> JobReport:
         try:
@@ -268,8 +275,8 @@ class _Fetch:
                     wanted.append(m)
             elif known.state is KnownState.FETCHED:
                 self._delete(m, known.uid)
+        size = self._memory.upstream_bytes = sum(m.size for m in wanted)
         if wanted:
-            size = sum(m.size for m in wanted)
             self._call.show(f"{self._name}: {len(wanted)} new, {size} bytes")
         return wanted
 
@@ -443,7 +450,8 @@ class _Fetch:
         else:
             await self._inbox.deliver(draft, key=delivery_key(self._user, self._account, uid))
             await self._record.add(Known(uid, KnownState.FETCHED, message.size, seen.digest))
-            self._call.count(fetched=1)
+            self._call.count(fetched=1, user=self._user, size=draft.size)
+            self._memory.upstream_bytes = max(0, self._memory.upstream_bytes - message.size)
             events.emit(events.FETCHED, account=self._name, uid=uid, user=self._user, size=draft.size)
         self._delete(message, uid)
 

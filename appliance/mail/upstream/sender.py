@@ -46,6 +46,9 @@ __all__ = ["SendJob"]
 MAX_REASONS: Final = 5
 """Reasons in a report's sentence; the journal has them all."""
 
+LOGIN_S: Final = 5.0
+"""Of the time that is paid already, for connecting, TLS and logging in, before a bulk message moves."""
+
 
 class SendJob:
     """Implements `call.Job`. `secrets`: name -> value; `site_name` is what EHLO says. One object for all calls."""
@@ -86,7 +89,8 @@ class _Queue:
 class _CallRun:
     """One call's state. `_claimed`: ids that this call has dealt with or is dealing with. `_queues`: the smarthosts
     that have a worker. `_failed`: those passed over, with the reason; `_broken`: those left alone. `_reasons`: why the
-    messages stay that this run leaves. `_busy`: workers and verdicts being recorded."""
+    messages stay that this run leaves. `_busy`: workers and verdicts being recorded. `_bulk_bytes`: of the bulk mail
+    that this run carries; `_bulk_alone`: it carries nothing else."""
 
     def __init__(self, call: OpenCall, outbox: Outbox, secrets: Mapping[str, str], site_name: str) -> None:
         self.call = call
@@ -100,10 +104,24 @@ class _CallRun:
         self._reasons: dict[str, None] = {}
         self._disk_failed = ""
         self._busy = 0
+        self._bulk_bytes = 0
+        self._bulk_alone = True
         self._done = trio.Event()
 
     async def send_all(self) -> JobReport:
         self._reasons.clear()
+        self._bulk_bytes, self._bulk_alone = 0, True
+        try:
+            await self._send_all()
+        finally:
+            self.call.paid.carries_bulk(SendJob.name, alone=False)
+        if not self._reasons:
+            return JobReport()
+        why = "; ".join(list(self._reasons)[:MAX_REASONS])
+        self.call.count(failed=1)
+        return JobReport(left=True, detail=why)
+
+    async def _send_all(self) -> None:
         async with trio.open_nursery() as nursery:
             self._dispatch(nursery)
             nursery.start_soon(self._take_new, nursery)
@@ -111,29 +129,43 @@ class _CallRun:
                 self._done = trio.Event()
                 await self._done.wait()
             nursery.cancel_scope.cancel()
-        if not self._reasons:
-            return JobReport()
-        why = "; ".join(list(self._reasons)[:MAX_REASONS])
-        self.call.count(failed=1)
-        return JobReport(left=True, detail=why)
 
     async def wait_work(self) -> None:
         if self._disk_failed:
             await trio.sleep_forever()
-        await self._outbox.wait_pending(without=frozenset(self._claimed))
+        await self._wait_pending()
+
+    async def _wait_pending(self) -> None:
+        """Until there is a message that may go now: a bulk one only in time that is paid already."""
+        claimed, paid = frozenset(self._claimed), self.call.paid
+        async with trio.open_nursery() as nursery:
+
+            async def bulk() -> None:
+                await paid.wait_begun()
+                await self._outbox.wait_pending(without=claimed)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(bulk)
+            await self._outbox.wait_pending(without=claimed, bulk=False)
+            nursery.cancel_scope.cancel()
 
     # ---- who carries what
     async def _take_new(self, nursery: trio.Nursery) -> None:
         while not self._disk_failed:
-            await self._outbox.wait_pending(without=frozenset(self._claimed))
+            await self._wait_pending()
             self._dispatch(nursery)
 
     def _dispatch(self, nursery: trio.Nursery) -> None:
         """Claims what is pending and gives it to workers, or leaves it with the reason."""
         if self._disk_failed:
             return
-        for envelope in self._outbox.pending(without=self._claimed):
+        paid_s = self.call.paid.left_s()
+        for envelope in self._outbox.pending(without=self._claimed, bulk=paid_s > 0):
             self._claimed.add(envelope.id)
+            if not self._outbox.goes_in_paid_time(envelope):
+                self._bulk_alone = False
+            elif not self._fits(envelope, paid_s):
+                continue
             candidates = self._outbox.smarthosts_for(envelope)
             host = next((h for h in candidates if h not in self._failed), None)
             if host is None:
@@ -150,6 +182,15 @@ class _CallRun:
                 self._queues[host].waiting.append(envelope)
                 self._busy += 1
                 nursery.start_soon(self._work, host, nursery)
+
+        self.call.paid.carries_bulk(SendJob.name, alone=self._bulk_alone and self._bulk_bytes > 0)
+
+    def _fits(self, envelope: Envelope, paid_s: float) -> bool:
+        """Whether a bulk message is through before the paid time is over, behind those that go already."""
+        if self.call.rate and paid_s - LOGIN_S < (self._bulk_bytes + envelope.size) * 10 / self.call.rate:
+            return False
+        self._bulk_bytes += envelope.size
+        return True
 
     def _leave(self, host: Smarthost, why: str) -> None:
         self._reasons[f"{host.host}:{host.port}: {why}"] = None
@@ -222,7 +263,7 @@ class _CallRun:
         }
         states = {v.state for v in verdicts.values()}
         if RecipientState.DELIVERED in states and RecipientState.QUEUED not in states and not attempt.more:
-            self.call.count(sent=1)
+            self.call.count(sent=1, user=envelope.user, size=envelope.size)
         if RecipientState.FAILED in states:
             self.call.count(failed=1)
         for state, event in ((RecipientState.DELIVERED, events.SENT), (RecipientState.QUEUED, events.DEFERRED)):

@@ -1,0 +1,268 @@
+"""What a call costs while it goes on: reserved before ATD, counted at each step, capped, and its paid time filled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from appliance.call import Dialled, JobReport, OpenCall, Outcome, Prospect, Reason
+from appliance.calls.budget import Estimate
+from appliance.calls.caller import Caller, CallRefused
+from appliance.calls.cycle import Cycle, Way
+from appliance.calls.ledger import Ledger
+from appliance.calls.meter import Metering
+from appliance.calls.tariff import Billed
+from appliance.config.model import Bearer, Budget, Line, Period, Schedule, Tariff
+from appliance.storage.disk import Disk
+from appliance.storage.paths import StatePaths
+from fakes.clock import FakeClock
+from fakes.committer import InlineCommitter
+from fakes.line import BLOCK, FakeLine
+
+UTC = ZoneInfo("UTC")
+CONFIG = Line(name="pstn", numbers=("111",), bearer=Bearer.NONE, attempts=2, redial_wait_s=1.0, tariff="t")
+TARIFF = Tariff(name="t", currency="JPY", periods=(Period(unit_s=60.0, price=Decimal(10)),), setup=Decimal(1))
+VOLUME = Tariff(name="t", currency="USD", volume_unit_bytes=1000, volume_price=Decimal("0.50"))
+
+Run = Callable[[OpenCall], Awaitable[JobReport]]
+
+
+class Work:
+    """A job: its runs one after the other, with paid time waited for before each further one."""
+
+    name = "spool"
+
+    def __init__(self, *runs: Run, takes_s: float = 0.0) -> None:
+        self.runs = list(runs) or [sleeps(takes_s)]
+        self.call: OpenCall | None = None
+        self.paid_s: list[float] = []
+
+    async def run(self, call: OpenCall) -> JobReport:
+        self.call = call
+        self.paid_s.append(call.paid.left_s())
+        return await self.runs.pop(0)(call)
+
+    async def wait_work(self) -> None:
+        if not self.runs:
+            await trio.sleep_forever()
+        assert self.call is not None
+        await self.call.paid.wait_begun()
+
+
+def sleeps(seconds: float) -> Run:
+    async def run(call: OpenCall) -> JobReport:
+        await trio.sleep(seconds)
+        return JobReport()
+
+    return run
+
+
+def bulk(seconds: float) -> Run:
+    async def run(call: OpenCall) -> JobReport:
+        call.paid.carries_bulk("spool", alone=True)
+        await trio.sleep(seconds)
+        call.count(sent=1)
+        return JobReport()
+
+    return run
+
+
+class Bench:
+    def __init__(self, root: Path, mock: MockClock) -> None:
+        self.root = root
+        self.clock = FakeClock(mock=mock)
+        self.ledger = self.open()
+
+    def open(self) -> Ledger:
+        ledger = Ledger(InlineCommitter(Disk(), self.root), StatePaths(self.root))  # type: ignore[arg-type]
+        ledger.open()
+        return ledger
+
+    async def call(
+        self, *lines: FakeLine, job: Work | None = None, left: str = "", tariff: Tariff = TARIFF, **options: Any
+    ) -> dict[str, Any]:
+        cycle = Cycle(
+            reason=Reason.AT,
+            due=None,
+            ways=[Way(replace(CONFIG, name=line.name), line) for line in lines],
+            ledger=self.ledger,
+            clock=self.clock,
+            jobs=[job or Work(takes_s=10)],
+            linger_s=2.0,
+            max_call_s=1800.0,
+            tell=lambda text: None,
+            metering=Metering(
+                billed={line.name: Billed(tariff, UTC) for line in lines},
+                estimates={line.name: Estimate(100.0, 0) for line in lines},
+                left=Decimal(left) if left else None,
+            ),
+            **options,
+        )
+        await cycle.run()
+        return self.ledger.calls()[-1]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, autojump_clock: MockClock) -> Bench:
+    return Bench(tmp_path, autojump_clock)
+
+
+async def test_a_call_has_its_price(bench: Bench, autojump_clock: MockClock) -> None:
+    call = await bench.call(FakeLine())
+    assert (call["units"], call["cost"], call["currency"]) == (1, "11", "JPY")
+    call = await bench.call(FakeLine(), job=Work(takes_s=70))
+    assert (call["units"], call["cost"], call["duration_s"]) == (2, "21", 72.0)
+    assert [(e.charge, e.reserved) for e in bench.open().entries()] == [
+        (e.charge, e.reserved) for e in bench.ledger.entries()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cost", "units"),
+    [
+        (Outcome.BUSY, "0", 0),
+        (Outcome.NO_ANSWER, "0", 0),
+        (Outcome.NO_DIALTONE, "0", 0),
+        (Outcome.NO_CARRIER, "22", 2),  # both dials may have been answered
+    ],
+)
+async def test_what_a_dial_costs(
+    bench: Bench, autojump_clock: MockClock, outcome: Outcome, cost: str, units: int
+) -> None:
+    call = await bench.call(FakeLine(dials=[outcome]))
+    assert (call["dials"], call["cost"], call["units"]) == (2, cost, units)
+
+
+async def test_a_dial_that_was_given_up_may_have_been_answered(bench: Bench, autojump_clock: MockClock) -> None:
+    line = FakeLine(dials=[BLOCK])
+    call = await bench.call(line)  # dial_timeout and grace, 90 s each
+    assert (call["outcome"], call["cost"]) == ("timeout", "42")
+
+
+async def test_the_estimate_is_on_the_disk_before_atd(bench: Bench, autojump_clock: MockClock) -> None:
+    seen = []
+
+    def dialled() -> None:
+        entry = bench.open().entries()[-1]  # as after a power cut in this moment
+        seen.append((str(entry.reserved), str(entry.charge.cost), entry.outcome))
+
+    line = FakeLine()
+    line.hooks["dial"] = dialled
+    await bench.call(line)
+    assert seen == [("21", "11", Outcome.INTERRUPTED)]  # 100 s are two units; one more than nothing is one
+
+
+async def test_after_a_power_cut_a_call_costs_a_unit_more_than_its_last_mark(
+    bench: Bench, autojump_clock: MockClock
+) -> None:
+    costs = []
+
+    async def look(call: OpenCall) -> JobReport:
+        for _ in range(4):
+            await trio.sleep(50)
+            costs.append(str(bench.open().entries()[-1].charge.cost))
+        return JobReport()
+
+    await bench.call(FakeLine(), job=Work(look))
+    # CONNECT, and marks after 60, 120 and 180 s: the unit that has just ended, and another
+    assert costs == ["21", "21", "31", "41"]
+    assert bench.ledger.calls()[-1]["cost"] == "41"
+
+
+async def test_what_is_left_caps_the_call(bench: Bench, autojump_clock: MockClock) -> None:
+    call = await bench.call(FakeLine(), job=Work(takes_s=1000), left="35")
+    assert (call["outcome"], call["cost"], call["units"]) == ("max-call", "31", 3)
+    assert call["duration_s"] == 177.0  # the margin for hanging up
+
+
+async def test_what_failed_dials_cost_is_not_left_any_more(bench: Bench, autojump_clock: MockClock) -> None:
+    line = FakeLine(dials=[Outcome.NO_CARRIER, Dialled(None, 9600)])
+    call = await bench.call(line, job=Work(takes_s=1000), left="35")
+    assert (call["cost"], call["units"], call["duration_s"]) == ("32", 3, 117.0)
+    line = FakeLine(dials=[Outcome.NO_CARRIER])
+    call = await bench.call(line, left="21")  # nothing is left for the second
+    assert (call["dials"], call["outcome"], call["cost"]) == (1, "no-carrier", "11")
+
+
+async def test_volume_is_capped_too(bench: Bench, autojump_clock: MockClock) -> None:
+    async def fills(call: OpenCall) -> JobReport:
+        while True:
+            await trio.sleep(1)
+            call.tally.bytes_in += 100
+
+    call = await bench.call(FakeLine(), job=Work(fills), left="2", tariff=VOLUME)
+    assert (call["outcome"], call["cost"], call["units"]) == ("max-call", "2.00", 4)
+
+
+# ---- time that is paid
+async def test_a_started_unit_is_filled_and_left_before_the_next(bench: Bench, autojump_clock: MockClock) -> None:
+    job = Work(sleeps(10), bulk(1000))
+    call = await bench.call(FakeLine(), job=job)
+    assert job.paid_s == [0.0, 47.0]  # 60 less the margin, from when the other work was done
+    assert (call["outcome"], call["units"], call["duration_s"]) == ("complete", 1, 57.0)
+
+
+async def test_a_unit_is_not_waited_out(bench: Bench, autojump_clock: MockClock) -> None:
+    call = await bench.call(FakeLine(), job=Work(sleeps(10), bulk(5)))
+    assert (call["units"], call["duration_s"], call["sent"]) == (1, 17.0, 1)
+
+
+async def test_what_is_no_bulk_mail_goes_on_in_a_new_unit(bench: Bench, autojump_clock: MockClock) -> None:
+    call = await bench.call(FakeLine(), job=Work(sleeps(10), sleeps(100)))
+    assert (call["units"], call["duration_s"]) == (2, 112.0)
+
+
+async def test_no_unit_is_begun_to_linger(bench: Bench, autojump_clock: MockClock) -> None:
+    call = await bench.call(FakeLine(), job=Work(takes_s=56))
+    assert (call["units"], call["duration_s"]) == (1, 57.0)
+
+
+@pytest.mark.parametrize("tariff", [replace(TARIFF, fill_unit=False), VOLUME], ids=["not to be filled", "by volume"])
+async def test_time_that_is_not_for_bulk(bench: Bench, autojump_clock: MockClock, tariff: Tariff) -> None:
+    job = Work(sleeps(10), bulk(1000))
+    if tariff is VOLUME:
+        job.runs.pop()
+    call = await bench.call(FakeLine(), job=job, tariff=tariff)
+    assert job.paid_s == [math.inf if tariff is VOLUME else 0.0]
+    assert call["duration_s"] == 12.0
+
+
+# ---- the caller
+def caller(bench: Bench, line: FakeLine, budget: Budget, job: Work) -> Caller:
+    return Caller(
+        schedule=Schedule(queued_messages=1, min_gap_s=0.0, linger_s=0.0),
+        timezone="UTC",
+        bulk_max_age_s=86400.0,
+        ways=[Way(CONFIG, line)],
+        ledger=bench.ledger,
+        jobs=lambda: [job],
+        prospect=Prospect,
+        clock=bench.clock,
+        started=bench.clock.now(),
+        tariffs=(TARIFF,),
+        budget=budget,
+    )
+
+
+async def test_dial_obeys_the_budget_and_force_passes_it(bench: Bench, autojump_clock: MockClock) -> None:
+    line, job = FakeLine(), Work(*[sleeps(300)] * 3)
+    it = caller(bench, line, Budget(per_day=Decimal(30)), job)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        call = await it.dial()
+        assert (call["outcome"], call["cost"]) == ("max-call", "21")  # capped to what the day has
+        with pytest.raises(CallRefused, match="spent 21 of 30 JPY of the day; again 2026-01-06 00:00"):
+            await it.dial()
+        call = await it.dial(force=True)
+        assert (call["outcome"], call["cost"]) == ("complete", "61")
+        nursery.cancel_scope.cancel()
+    assert len(line.dialled) == 2
