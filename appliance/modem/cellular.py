@@ -135,7 +135,7 @@ class Cellular:
             return Outcome.MODEM_ERROR
         if record.state is PinState.REFUSED:
             return self._never_again("the SIM has refused this PIN: it is not given again")
-        tries = at_mobile.pin_tries(await dialogue.command('AT+CPINR="SIM PIN"', ANSWER_S))
+        tries = at_mobile.pin_tries(await dialogue.command("AT+CPINR", ANSWER_S))
         if tries is not None and tries < 2:
             return self._never_again(f"the SIM has {tries} of {PIN_TRIES} tries left: the last is for a person")
         if record.state is PinState.GIVEN and tries != PIN_TRIES:

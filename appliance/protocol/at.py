@@ -152,7 +152,8 @@ _FINAL: Final = {
 }
 
 # Words of modems beside V.250's own: Rockwell and Conexant (DELAYED, BLACKLISTED, LINE IN USE, FAX), U.S. Robotics
-# (NO DIAL TONE, VOICE), MultiTech and Zyxel (NO DIAL TONE), Actiontec (BLACKLIST FULL), Telebit (REORDER), Huawei.
+# (NO DIAL TONE, VOICE), MultiTech and Zyxel (NO DIAL TONE), Actiontec (BLACKLIST FULL), Silicon Laboratories (that, NO
+# LINE, UN-OBTAINABLE NUMBER: tone dialling on a line for pulses), Telebit (REORDER), Huawei.
 _WORDS: Final = {code.value: code for code in ResultCode} | {
     "NO DIAL TONE": ResultCode.NO_DIALTONE,
     "NO LINE": ResultCode.NO_DIALTONE,
@@ -162,6 +163,7 @@ _WORDS: Final = {code.value: code for code in ResultCode} | {
     "NO RINGBACK": ResultCode.NO_ANSWER,
     "REORDER": ResultCode.BUSY,
     "BLACKLIST FULL": ResultCode.BLACKLISTED,
+    "UN-OBTAINABLE NUMBER": ResultCode.ERROR,
     "COMMAND NOT SUPPORT": ResultCode.ERROR,
     "TOO MANY PARAMETERS": ResultCode.ERROR,
 }
@@ -198,7 +200,7 @@ _UNSOLICITED: Final = re.compile(
     # 3GPP 27.007 and 27.005: registration, caller, messages, supplementary services, SIM and functionality
     r"\+(CRING|CLIP|CREG|CGREG|CEREG|CMTI?|CDSI?|CBM|CUSD|CCWA|CSS[IU]|COLP|CPIN|CFUN|CIEV|CTZ[VE]|CGEV|PBREADY|WIND)\b"
     # Huawei and others: signal, mode and traffic reports
-    r"|\^[A-Z]+|\*PSUTTZ|DST:"
+    r"|\^[A-Z]+|\*PSUTTZ|\*ATREADY|DST:"
     # a modem that restarts, or is about to
     r"|(RDY|CALL READY|SMS READY|SMS DONE|PB DONE|NORMAL POWER DOWN|UNDER-VOLTAGE|OVER-VOLTAGE)\b|\+SIM READY|START$"
     # caller's number (V.253)

@@ -142,8 +142,13 @@ class Sim(Enum):
     """Nothing that can be understood: it may be too early."""
 
 
-_SIM: Final = {"READY": Sim.READY, "SIM PIN": Sim.PIN, "SIM PUK": Sim.PUK, "NOT INSERTED": Sim.ABSENT,
-               "NOT READY": Sim.BUSY, "READY,": Sim.READY}  # fmt: skip
+_SIM: Final = {
+    "READY": Sim.READY,
+    "SIM PIN": Sim.PIN,
+    "SIM PUK": Sim.PUK,
+    "NOT INSERTED": Sim.ABSENT,  # SIMCom
+    "NOT READY": Sim.BUSY,  # SIMCom
+}
 _SIM_ERRORS: Final = {10: Sim.ABSENT, 11: Sim.PIN, 12: Sim.PUK, 13: Sim.FAILED, 14: Sim.BUSY, 15: Sim.FAILED}
 
 
@@ -161,7 +166,7 @@ def sim(answer: Answer | None) -> Sim:
 
 
 def pin_tries(answer: Answer | None) -> int | None:
-    """How often the SIM still lets its PIN be tried: the answer to AT+CPINR="SIM PIN" (§8.65)."""
+    """How often the SIM still lets its PIN be tried: the answer to AT+CPINR (§8.65), a line for each of its codes."""
     for value in _values(answer, "+CPINR"):
         fields = _fields(value)
         if fields[0].strip('"').upper() == "SIM PIN" and len(fields) > 1 and fields[1].isdecimal():
@@ -252,7 +257,9 @@ def cause(answer: Answer | None) -> str:
 
 def clock(answer: Answer | None) -> datetime | None:
     """The answer to AT+CCLK? (§8.15): local time with its difference to UTC in quarters of an hour, as UTC. None where
-    the zone is missing (hours may be wrong) or the clock was set by nobody."""
+    the zone is missing (hours may be wrong) or the clock was set by nobody. Some modules have UTC there already, with
+    the zone beside it, and nothing tells them apart (arduino-libraries/MKRNB, issue 28): whoever can should ask another
+    clock later."""
     for value in _values(answer, "+CCLK"):
         match = _CLOCK.fullmatch(value.strip('"'))
         if not match:
@@ -284,6 +291,7 @@ def says_restart(text: str) -> bool:
 _RESTART: Final = re.compile(
     # SIMCom, Quectel and Neoway; Cinterion; u-blox; Wavecom's and Sierra's indications 1 (SIM there), 3 and 4 (ready
     # for AT), 7 (ready for calls)
-    r"(RDY|CALL READY|SMS READY|NORMAL POWER DOWN|PB DONE|SMS DONE|START|MODEM:STARTUP|\^SYSSTART.*|\+PBREADY"
+    r"(RDY|CALL READY|SMS READY|(NORMAL|UNDER-VOLTAGE|OVER-VOLTAGE) POWER DOWN|PB DONE|SMS DONE|START|MODEM:STARTUP"
+    r"|\*ATREADY: ?1|\^SYSSTART.*|\+PBREADY"
     r"|\+CPIN: ?(READY|SIM PIN|SIM PUK|NOT READY|NOT INSERTED)|\+CFUN: ?1|\+SIM READY|\+WIND: ?[1347])\Z"
 )

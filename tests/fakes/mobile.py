@@ -100,7 +100,7 @@ class FakeMobile(FakeModem):
         (r"\+CFUN=([0-4])", "set_functionality"),
         (r"\+CPIN\?", "tell_sim"),
         (r'\+CPIN="([0-9]+)"', "take_pin"),
-        (r'\+CPINR="SIM PIN"', "tell_tries"),
+        (r"\+CPINR", "tell_tries"),
         (r"(\+CREG|\+CGREG|\+CEREG)\?", "tell_registration"),
         (r"\+CSQ", "tell_signal"),
         (r'\+CGDCONT=1,"IP","([A-Z0-9.-]+)"', "set_apn"),
@@ -135,7 +135,8 @@ class FakeMobile(FakeModem):
 
     def tell_tries(self) -> None:
         if self.counts_tries and self.sim is not None:
-            self.tell(f"+CPINR: SIM PIN,{self.sim.tries},3")
+            self.information(f"+CPINR: SIM PIN,{self.sim.tries},3")
+            self.tell("+CPINR: SIM PUK,10,10")
         else:
             self.result("ERROR")
 

@@ -328,8 +328,9 @@ DIALS = [
     ("gsm", "+CME ERROR: 30", "", Outcome.NO_NETWORK, "+CME ERROR: 30 (no network service)"),
     ("gsm", "+CME ERROR: 148", "", Outcome.MODEM_ERROR, "+CME ERROR: 148 (unspecified packet error)"),
     ("gsm", "NO CARRIER", "", Outcome.NO_CARRIER, "NO CARRIER"),
-    ("iridium", "NO CARRIER", "5,16", Outcome.NO_CARRIER, "NO CARRIER (+CEER: 5,16)"),
-    ("iridium", "BUSY", "5,17", Outcome.BUSY, "BUSY (+CEER: 5,17)"),
+    ("iridium", "NO CARRIER", "User alerting, no answer", Outcome.NO_CARRIER,
+     "NO CARRIER (+CEER: User alerting, no answer)"),
+    ("iridium", "BUSY", "User busy", Outcome.BUSY, "BUSY (+CEER: User busy)"),
     ("iridium", "+CME ERROR: 30", "", Outcome.MODEM_ERROR, "+CME ERROR: 30"),
     ("hayes", "NO CARRIER", "1", Outcome.NO_CARRIER, "NO CARRIER"),
 ]  # fmt: skip
