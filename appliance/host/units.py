@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Unit", "systemd_runs"]
 
-ASK_S: Final = 5.0
-"""For systemd's answer to one question."""
+ASK_S: Final = 15.0
+"""For systemd's answer to one question: at the first one polkit is started, which takes a small board seconds."""
 CHANGE_S: Final = 20.0
 """For a unit to be started or stopped: dnsmasq takes a second."""
 LOOK_S: Final = 0.1

@@ -44,19 +44,22 @@ _running: list[Machine] = []
 
 @dataclass(frozen=True)
 class Boot:
-    """What is booted: a kernel and an initramfs with the read-only disk `root`, or, without a kernel, `disks` alone."""
+    """What is booted: a kernel and an initramfs with the read-only disk `root`, or, without a kernel, `disks` alone: by
+    BIOS, or by the UEFI `firmware` (a pflash image)."""
 
     kernel: Path | None = None
     initrd: Path | None = None
     append: str = ""
     root: Path | None = None
     disks: tuple[Path, ...] = ()
+    firmware: Path | None = None
 
 
 @dataclass(eq=False)
 class Machine:
     """`snapshot`: a disk made by `save` and the name in it, to go on from instead of booting. `modem`: the unix socket
-    that ttyS1 is connected to; nothing is, if None."""
+    that ttyS1 is connected to; nothing is, if None. `stick`: a folder that a USB stick shows. `more`: further arguments of
+    QEMU's."""
 
     name: str
     folder: Path
@@ -64,6 +67,9 @@ class Machine:
     snapshot: tuple[Path, str] | None = None
     modem: Path | None = None
     memory_mb: int = 512
+    cpus: int = 1
+    stick: Path | None = None
+    more: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
     agent: socket.socket | None = None
     _monitor: socket.socket | None = None
@@ -137,7 +143,7 @@ class Machine:
         boot = self.boot
         arguments = [
             "-nodefaults", "-no-user-config", "-display", "none", "-name", self.name, "-machine", "pc", "-cpu", "max",
-            "-accel", ACCEL, "-m", str(self.memory_mb), "-smp", "1", "-no-reboot", "-rtc", "base=utc",
+            "-accel", ACCEL, "-m", str(self.memory_mb), "-smp", str(self.cpus), "-no-reboot", "-rtc", "base=utc",
             "-chardev", f"socket,id=qmp,path={self.folder}/qmp.sock,server=off", "-mon", "chardev=qmp,mode=control",
             "-chardev", f"socket,id=console,path={self.folder}/console.sock,server=on,wait=off,logfile={self.console_log}",
             "-serial", "chardev:console",
@@ -148,6 +154,12 @@ class Machine:
             "-device", "virtserialport,chardev=agent,name=agent",
             "-device", "qemu-xhci,id=usb",
         ]  # fmt: skip
+        if boot.firmware is not None:
+            arguments += ["-drive", f"file={boot.firmware},format=raw,if=pflash,readonly=on"]
+        if self.stick is not None:
+            arguments += ["-drive", f"file=fat:{self.stick},format=raw,readonly=on,if=none,id=stick"]
+            arguments += ["-device", "usb-storage,drive=stick,bus=usb.0"]
+        arguments += self.more
         if boot.root is not None:
             arguments += ["-drive", f"file={boot.root},format=raw,if=virtio,readonly=on"]
         for disk in boot.disks:

@@ -1,0 +1,128 @@
+"""The image on a machine, as the person with the serial cable has it: from the disk's own boot loader, by the console.
+
+`build` has `scripts/build-image` make the image, `flash` puts it on a disk of a given size. The product has no agent: what
+a test wants to know it asks the root shell on ttyS0.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from .inject import ROOT
+from .qemu import Boot, Machine
+
+BUILD_S = 1500.0
+"""Five minutes on an idle machine, of which two make the base, which is kept."""
+BOOT_S = 300.0
+"""From QEMU's start to the shell: half a minute on an idle machine, many times that on a busy one."""
+RUN_S = 60.0
+POLL_S = 0.5
+MEMORY_MB = 256
+"""What the smallest board has."""
+UEFI = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
+"""Of Debian's package ovmf."""
+PROMPT = "root@posthouse:~# "
+
+
+def build(folder: Path) -> Path:
+    """Makes the image of this checkout into `folder`; -> the disk, unpacked."""
+    made = subprocess.run([ROOT / "scripts/build-image", "--output", folder], timeout=BUILD_S)
+    assert made.returncode == 0, "scripts/build-image failed; it has said why"
+    return unpack(folder)
+
+
+def unpack(folder: Path) -> Path:
+    """-> the disk of the image in `folder`."""
+    (packed,) = folder.glob("posthouse-*.img.zst")
+    disk = packed.with_suffix("")
+    if not disk.exists() or disk.stat().st_mtime < packed.stat().st_mtime:
+        subprocess.run(["zstd", "-dqf", "--sparse", packed, "-o", disk], check=True)
+    return disk
+
+
+def flash(image: Path, disk: Path, size: str = "2G") -> Path:
+    """A disk of that size with the image on it; what a machine writes stays in `disk`."""
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", image, "-F", "raw", disk, size], check=True)
+    return disk
+
+
+def machine(folder: Path, disk: Path, *, uefi: bool = False, stick: Path | None = None, modem: Path | None = None, cpus: int = 1) -> Machine:  # fmt: skip
+    boot = Boot(disks=(disk,), firmware=UEFI if uefi else None)
+    return Machine("board", folder, boot, modem=modem, memory_mb=MEMORY_MB, cpus=cpus, stick=stick)
+
+
+class Board:
+    """A machine that was just started, and its console."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.said = ""
+        self._read_to = 0
+        self._commands = 0
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._console = socket.socket(socket.AF_UNIX)
+        self._console.connect(str(machine.folder / "console.sock"))
+        self._console.settimeout(POLL_S)
+
+    def close(self) -> None:
+        self._console.close()
+        self.machine.end()
+
+    def wait(self, pattern: str, *, seconds: float) -> re.Match[str]:
+        """Until it has said what `pattern` describes, behind what was waited for before."""
+        end = time.monotonic() + seconds
+        while True:
+            if found := re.compile(pattern).search(self.said, self._read_to):
+                self._read_to = found.end()
+                return found
+            assert time.monotonic() < end, f"not within {seconds:g} s: {pattern}\n{self.said[-6000:]}"
+            try:
+                data = self._console.recv(65536)
+            except TimeoutError:
+                continue
+            assert data, f"the machine has ended before it said {pattern}\n{self.said[-6000:]}"
+            self.said += self._decode(data).replace("\r", "")
+
+    def log_in(self, *, seconds: float = BOOT_S) -> None:
+        """Until there is a root shell on the console."""
+        self.wait(re.escape(PROMPT), seconds=seconds)
+        self._type("exec sh")
+        self._type("stty -echo; PS1=; PS2=; export TERM=dumb SYSTEMD_PAGER= SYSTEMD_COLORS=0; cd /")
+        self.sh("true")
+
+    def run(self, command: str, *, seconds: float = RUN_S) -> tuple[int, str]:
+        """-> its exit code and what it wrote."""
+        self._commands += 1
+        mark = f"=={self._commands}="
+        self._type(f"echo '{mark}'begin; {{ {command}\n}} 2>&1; echo '{mark}'$?")
+        self.wait(f"{mark}begin\n", seconds=seconds)
+        begin = self._read_to
+        found = self.wait(rf"{mark}(\d+)\n", seconds=seconds)
+        return int(found[1]), self.said[begin : found.start()]
+
+    def sh(self, command: str, *, seconds: float = RUN_S) -> str:
+        """What a command that must succeed wrote."""
+        code, out = self.run(command, seconds=seconds)
+        assert code == 0, f"{command}: {code}\n{out}"
+        return out
+
+    def until(self, command: str, what: str, *, seconds: float = RUN_S) -> str:
+        """Until the command ends with 0; -> what it wrote."""
+        end = time.monotonic() + seconds
+        while True:
+            code, out = self.run(command)
+            if code == 0:
+                return out
+            assert time.monotonic() < end, f"not within {seconds:g} s: {what}\n{out}\n{self.journal()}"
+            time.sleep(POLL_S)
+
+    def journal(self) -> str:
+        return self.run("journalctl -b --no-pager -o short-monotonic | tail -n 150")[1]
+
+    def _type(self, line: str) -> None:
+        self._console.sendall(line.encode() + b"\n")

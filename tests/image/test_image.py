@@ -1,0 +1,167 @@
+"""The image, from its own boot loader: by BIOS and by UEFI, on the memory of the smallest board, with a configuration from a
+USB stick to a running Posthouse, and without one to a root shell. What the issue of an image is about: nobody is there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.config.passwords import hash_password
+
+from .board import Board, build, flash, machine, unpack
+from .inject import ROOT
+
+pytestmark = [pytest.mark.long, pytest.mark.seconds(900)]
+
+EXPOSURE = 3.0
+"""Of systemd-analyze security, for each unit of ours."""
+
+CONFIG = """
+[site]
+name = "harbour"
+domain = "harbour.example"
+[[interface]]
+name = "lan"
+device = "eth0"
+addresses = ["192.168.77.1/24"]
+dhcp_pool = "192.168.77.100-192.168.77.199"
+[[line]]
+name = "pstn"
+port = "/dev/ttyS1"
+numbers = ["0570000111"]
+ppp_login = "harbour"
+ppp_secret = "isp"
+[mail]
+smtp = ["192.168.77.1:25", "127.0.0.1:587"]
+pop3 = ["192.168.77.1:110"]
+[[mail.smarthost]]
+host = "smtp.isp.example"
+secret = ""
+[[user]]
+name = "hanako"
+password = "{password}"
+addresses = ["hanako@harbour.example"]
+"""
+NIC = ("-netdev", "user,id=lan,restrict=on", "-device", "virtio-net-pci,netdev=lan")
+
+
+@pytest.fixture(scope="session")
+def image(folder: Path) -> Path:
+    """The disk; POSTHOUSE_IMAGE names a folder in which scripts/build-image has left one, else it is built."""
+    if made := os.environ.get("POSTHOUSE_IMAGE"):
+        return unpack(Path(made))
+    return build(folder / "dist")
+
+
+@pytest.fixture
+def start(folder: Path, image: Path) -> Iterator[Callable[..., Board]]:
+    """start(stick=…, uefi=…) -> a board that has just got power; the same `disk` again is the same board again."""
+    boards: list[Board] = []
+
+    def run(name: str = "board", *, uefi: bool = False, stick: Path | None = None) -> Board:
+        disk = folder / f"{name}.qcow2"
+        if not disk.exists():
+            flash(image, disk)
+        shutil.rmtree(folder / name, ignore_errors=True)
+        one = machine(folder / name, disk, uefi=uefi, stick=stick)
+        one.more = NIC
+        one.start()
+        boards.append(Board(one))
+        return boards[-1]
+
+    try:
+        yield run
+    finally:
+        for board in boards:
+            board.close()
+        for disk in folder.glob("*.qcow2"):
+            disk.unlink()
+
+
+@pytest.fixture
+def stick(folder: Path) -> Iterator[Path]:
+    """A USB stick with a configuration."""
+    here = folder / "stick"
+    (here / "posthouse").mkdir(parents=True)
+    (here / "posthouse/posthouse.toml").write_text(CONFIG.format(password=hash_password("Blau-Kessel-42")))
+    (here / "posthouse/secrets.toml").write_text('isp = "Sehr-geheim-7"\n')
+    yield here
+    shutil.rmtree(here)
+
+
+def is_well(board: Board) -> None:
+    """What holds of every start."""
+    board.until('test "$(systemctl is-system-running)" = running', "everything has started", seconds=240)
+    assert board.sh("systemctl list-units --failed --no-legend") == ""
+    assert board.sh("findmnt -no OPTIONS /").startswith("ro")
+    assert int(board.sh("df --output=size -m /data | tail -n 1")) > 1000  # of 2 GiB: it has grown to the disk
+    assert board.sh("findmnt -no SOURCE /var/log/journal").strip().endswith("[/journal]")
+    # Found good, so that the boot loader begins to count anew.
+    board.until("grub-editenv /efi/grub/grubenv list | grep -qx A_TRY=0", "the slot is found good", seconds=120)
+    assert "machine_id=" in board.sh("grub-editenv /efi/grub/grubenv list")
+
+
+def is_ready(board: Board) -> None:
+    assert board.sh("systemctl show -P ActiveState -P StatusErrno posthouse").split()[0] == "active"
+    status = board.sh("posthouse status")
+    assert "harbour" in status
+    board.until(
+        "grep -q 'C0A84D01:0019 ' /proc/net/tcp || ss -ltn | grep -q 192.168.77.1:25", "SMTP listens on the LAN"
+    )
+    assert board.sh("stat -c '%U %a' /etc/posthouse/secrets.toml").strip() == "posthouse 600"
+    assert board.sh("ps -o user= -C posthouse").split()[0] == "posthouse"
+    assert board.sh("systemctl is-active posthouse-dnsmasq").strip() == "active"
+
+
+def waits(board: Board) -> None:
+    assert board.sh("systemctl show -P ActiveState posthouse").strip() == "inactive"
+    assert board.sh("systemctl show -P Result posthouse").strip() == "success"
+
+
+@pytest.mark.parametrize("uefi", [False, True], ids=["bios", "uefi"])
+def test_with_a_configuration_on_a_stick_it_comes_up_by_itself(
+    start: Callable[..., Board], stick: Path, uefi: bool
+) -> None:
+    board = start(uefi=uefi, stick=stick)
+    board.log_in()
+    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=240)
+    is_well(board)
+    is_ready(board)
+    first = board.sh("cat /etc/machine-id")
+    # Without the stick, after the power went.
+    board.sh("sync")
+    board.close()
+    board = start(uefi=uefi)
+    board.log_in()
+    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=240)
+    is_well(board)
+    is_ready(board)
+    assert board.sh("cat /etc/machine-id") == first
+    assert len(board.sh("journalctl --list-boots --no-pager").splitlines()) >= 2
+
+
+@pytest.mark.parametrize("uefi", [False, True], ids=["bios", "uefi"])
+def test_without_a_configuration_it_waits_and_gives_a_root_shell(start: Callable[..., Board], uefi: bool) -> None:
+    board = start(uefi=uefi)
+    board.log_in()
+    is_well(board)
+    waits(board)
+    units = [p.name.replace("@", "@x") for p in (ROOT / "systemd").glob("*.service")]
+    for unit in units:
+        exposure = float(board.sh(f"systemd-analyze security --no-pager {unit} | tail -n 1").split(":")[1].split()[0])
+        assert exposure <= EXPOSURE, unit
+
+
+def test_a_configuration_with_errors_is_not_taken_over_and_says_why(start: Callable[..., Board], stick: Path) -> None:
+    file = stick / "posthouse/posthouse.toml"
+    file.write_text(file.read_text().replace("numbers", "nubmers"))
+    board = start(stick=stick)
+    board.wait(r"posthouse.toml:\d+: line\[0\].nubmers: .*numbers", seconds=300)
+    board.log_in()
+    waits(board)
+    assert board.sh("ls -A /etc/posthouse") == ""
