@@ -293,7 +293,7 @@ class ModemLine:
         if answer is None:
             self._problem(f"the modem does not answer {command}")
             return Outcome.MODEM_SILENT
-        if not is_ok(answer):
+        if not is_ok(answer) and command not in self._profile.may_refuse:
             self._problem(f"the modem answers {command} with {answer.text}")
             return Outcome.MODEM_ERROR
         return None

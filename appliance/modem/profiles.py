@@ -20,9 +20,10 @@ rate and every call progress; DCD follows the carrier (&C1) and the fall of DTR 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """`init`, `baud`, `numbers`: where the configuration gives none. `tone`: T stands before a number. `reset`: what
-    restarts a modem that does not answer, and `restart_s` how long it then takes to answer, `boot_s` after its power
-    came on. `cellular`: it has a SIM and a network. `tells_cause`: asked by +CEER why a dial failed."""
+    """`init`, `baud`, `numbers`: where the configuration gives none. `may_refuse`: commands of `init` that some modems
+    do without. `tone`: T stands before a number. `reset`: what restarts a modem that does not answer, and `restart_s`
+    how long it then takes to answer, `boot_s` after its power came on. `cellular`: it has a SIM and a network.
+    `tells_cause`: asked by +CEER why a dial failed."""
 
     init: tuple[str, ...] = HAYES_INIT
     baud: int = 115200
@@ -31,6 +32,7 @@ class Profile:
     reset: str = "ATZ"
     restart_s: float = 5.0
     boot_s: float = 20.0
+    may_refuse: frozenset[str] = frozenset()
     cellular: bool = False
     tells_cause: bool = False
     timing: Timing = field(default_factory=Timing)
@@ -46,6 +48,7 @@ PROFILES: Final = {
         reset="AT+CFUN=1,1",
         restart_s=25.0,
         boot_s=35.0,
+        may_refuse=frozenset({"ATZ"}),  # ZTE's MF622 (linuxforums.org, networking 151042)
         cellular=True,
         tells_cause=True,
         timing=Timing(init_s=8.0, abort_s=5.0),

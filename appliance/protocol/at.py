@@ -174,8 +174,9 @@ _WITH_TEXT: Final = (
     (re.compile(r"\+CM[ES] ERROR: ?.+"), ResultCode.ERROR),
 )
 
-# V.250 table 1; 24 and 32 by Rockwell. A call's other numbers are CONNECT at a rate by the maker's own table (13 is
-# 14400, 9600 or 7200): those of Hayes' successors are here, for the rest the rate is unknown.
+# V.250 table 1; 24 and 32 by Rockwell, 41 to 43 by Silicon Laboratories, where Rockwell has none. A call's other
+# numbers are CONNECT at a rate by the maker's own table (13 is 14400, 9600 or 7200): those of Hayes' successors are
+# here, for the rest the rate is unknown.
 _NUMBERS: Final = {
     "0": ResultCode.OK,
     "1": ResultCode.CONNECT,
@@ -187,6 +188,9 @@ _NUMBERS: Final = {
     "8": ResultCode.NO_ANSWER,
     "24": ResultCode.DELAYED,
     "32": ResultCode.BLACKLISTED,
+    "41": ResultCode.BLACKLISTED,
+    "42": ResultCode.NO_DIALTONE,
+    "43": ResultCode.NO_DIALTONE,
 }
 _NUMBER_RATES: Final = {
     "5": 1200, "10": 2400, "11": 4800, "12": 9600, "13": 14400, "14": 19200, "18": 57600, "59": 33600, "87": 115200,

@@ -95,6 +95,59 @@ TRANSCRIPTS = [
         b"\r\nCONNECT 115200/V34/LAPM/V42BIS/33600:TX/31200:RX\r\n",
         Answer(CONNECT, "CONNECT 115200/V34/LAPM/V42BIS/33600:TX/31200:RX", rate=31200),
     ),
+    # Silicon Laboratories AN93 rev. 0.9 (Si2493, Si2457, Si2434, Si2415), table 22
+    T("si2457 blacklisted", "123", b"\r\nBLACKLISTED\r\n", Answer(ResultCode.BLACKLISTED, "BLACKLISTED")),
+    T("si2457 list full", "123", b"\r\nBLACKLIST FULL\r\n", Answer(ResultCode.BLACKLISTED, "BLACKLIST FULL")),
+    T("si2457 no line", "123", b"\r\nNO LINE\r\n", Answer(ResultCode.NO_DIALTONE, "NO LINE")),
+    T("si2457 pulses only", "123", b"\r\nUN-OBTAINABLE NUMBER\r\n", Answer(ERROR, "UN-OBTAINABLE NUMBER")),
+    T(
+        "si2457 protocol",
+        "123",
+        b"\r\nRINGING\r\n\r\nPROTOCOL: ALTERNATE, +CLASS 5\r\n\r\nCONNECT 52000\r\n",
+        Answer(CONNECT, "CONNECT 52000", rate=52000),
+        (Progress("RINGING"), Progress("PROTOCOL: ALTERNATE, +CLASS 5")),
+    ),
+    # Westermo TD-34 user guide 6619-2203, chapter 7 (Conexant)
+    T("westermo delayed", "123", b"\r\nDELAYED\r\n", Answer(ResultCode.DELAYED, "DELAYED")),
+    # Multi-Tech MT3334HD8 manual, appendix C (&Q0): how the error correction is said
+    T(
+        "multitech reliable",
+        "123",
+        b"\r\nCONNECT 14400 RELIABLE\r\n",
+        Answer(CONNECT, "CONNECT 14400 RELIABLE", rate=14400),
+    ),
+    T(
+        "multitech lapm",
+        "123",
+        b"\r\nCONNECT 33600 LAPM COMPRESSED\r\n",
+        Answer(CONNECT, "CONNECT 33600 LAPM COMPRESSED", rate=33600),
+    ),
+    # ZTE MF622 by chat(8): linuxforums.org, networking 151042
+    T("zte atz", "ATZ", b"ATZ\r\r\nERROR\r\n", Answer(ERROR, "ERROR")),
+    T("zte at", "AT", b"AT\r\r\nOK\r\n", Answer(OK, "OK")),
+    # Quectel by chat(8): GitHub, sixfab/Sixfab_PPP_Installer, issue 16
+    T("quectel packet call", "*99#", b"ATDT*99#\r\r\nCONNECT\r\n~", Answer(CONNECT, "CONNECT"), (Data(b"~"),)),
+    # Huawei ME909s by ppp's chat: GitHub, opnsense/core, issue 3164
+    T("huawei sim failure", "*99#", b"\r\n+CME ERROR: 13\r\n", Answer(ERROR, "+CME ERROR: 13")),
+    # TI Calypso by chat(8): GitHub, radekp/qtmoko, issue 142; the answer to an attachment comes late
+    T(
+        "calypso attaches",
+        "AT+CGATT=1",
+        b'\r\n+CGREG: 2\r\n\r\n+CREG: 1,"0166","1808"\r\n\r\n+CGREG: 1,"0166","1808"\r\n\r\nOK\r\n',
+        Answer(OK, "OK"),
+        (Unsolicited("+CGREG: 2"), Unsolicited('+CREG: 1,"0166","1808"'), Unsolicited('+CGREG: 1,"0166","1808"')),
+    ),
+    # Motorola 9522 (Iridium) by python-gsmmodem: GitHub, tdolby/python-iridium-modem, docs/iridium-notes.md
+    T("iridium echo", "ATE0", b"ATE0\r\r\nOK\r\n", Answer(OK, "OK")),
+    T("iridium signal", "AT+CSQ", b"\r\n+CSQ:1\r\n\r\nOK\r\n", Answer(OK, "OK", ("+CSQ:1",))),
+    T(
+        "iridium model",
+        "AT+CGMM",
+        b"\r\n9522 Satellite Series\r\n\r\nOK\r\n",
+        Answer(OK, "OK", ("9522 Satellite Series",)),
+    ),
+    # The same, ATV0: Iridium ISU AT Command Reference 2.45, table 3-1
+    T("iridium numeric", "ATI3", b"SAC0307\r\n0\r", Answer(OK, "OK", ("SAC0307",)), framed=False),
     # MultiTech MT2834 owner's manual, appendix G
     T("multitech no dial tone", "123", b"\r\nNO DIAL TONE\r\n", Answer(ResultCode.NO_DIALTONE, "NO DIAL TONE")),
     # ZyXEL Omni 288S manual, page 12-11
@@ -214,6 +267,9 @@ TRANSCRIPTS = [
         (b"151", CONNECT, "CONNECT", 0),
         (b"24", ResultCode.DELAYED, "DELAYED", 0),
         (b"32", ResultCode.BLACKLISTED, "BLACKLISTED", 0),
+        (b"41", ResultCode.BLACKLISTED, "BLACKLISTED", 0),
+        (b"42", ResultCode.NO_DIALTONE, "NO DIALTONE", 0),
+        (b"43", ResultCode.NO_DIALTONE, "NO DIALTONE", 0),
     ]
 ]
 BY_NAME = [pytest.param(t, id=t.name) for t in TRANSCRIPTS]

@@ -78,6 +78,18 @@ def test_a_line_gets_what_its_profile_says() -> None:
     assert completed(own) == own
 
 
+async def test_a_module_that_refuses_atz(autojump_clock: Any) -> None:
+    """ZTE's MF622: linuxforums.org, networking 151042. What else it refuses is an error, as with any modem."""
+    async with made() as (modem, line):
+        modem.errors = {"ATZ"}
+        assert await line.prepare() is None
+        modem.errors = {"ATE0Q0V1X4&C1&D2"}
+        assert await line.prepare() is Outcome.MODEM_ERROR
+    async with made(profile="hayes") as (modem, line):
+        modem.errors = {"ATZ"}
+        assert await line.prepare() is Outcome.MODEM_ERROR
+
+
 # ---- the PIN
 
 
