@@ -77,6 +77,7 @@ class RelayPart:
             clock=core.clock,
             devices=devices,
             line_wanted=self.line_wanted,
+            line_budget=self._line_budget,
         )
         for sock, address in zip(sockets, addresses, strict=True):
             sock.setblocking(False)
@@ -108,6 +109,10 @@ class RelayPart:
         at = None if seconds is None else round((now + seconds) / PLAN_S) * PLAN_S
         if (caller := self._house.caller_or_none) is not None:
             caller.request_connection(at)
+
+    def _line_budget(self) -> float | None:
+        caller = self._house.caller_or_none
+        return None if caller is None else caller.line_budget()
 
     async def drain(self) -> None:
         if self._server is not None:

@@ -15,9 +15,10 @@ A new configuration means a new Caller over the same ledger, made when `run` of 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
@@ -28,8 +29,9 @@ from appliance.call import LineState, NextCall, Reason
 from appliance.calls import recurrence
 from appliance.calls.budget import NO_BUDGET
 from appliance.calls.cycle import Cycle, Way, free, state_after
+from appliance.calls.entry import Spending
 from appliance.calls.meter import Metering
-from appliance.calls.policy import Decision, Requests, Settings, Times, WayOut, decide, estimates, purse
+from appliance.calls.policy import Decision, Requests, Settings, Times, WayOut, affordable, decide, estimates, purse
 from appliance.calls.rings import Rings
 from appliance.clock import rfc3339
 from appliance.config.model import LineKind
@@ -51,6 +53,8 @@ GATHER_S: Final = 0.1
 """Pokes within this are one: fifty sessions hand over messages at once, and each look goes through the queue."""
 STALLED_S: Final = 120.0
 """Beyond what a step may last by its own deadlines: then it hangs."""
+CIRCUIT_LEAST_S: Final = 30.0
+"""A circuit rings, opens its data connection and shakes hands for as long on a slow line, before anything moves."""
 PROGRESS_LINES: Final = 500
 """Lines of progress kept of a call and buffered for a watcher; a slow one loses lines and never stalls a call."""
 
@@ -195,6 +199,22 @@ class Caller:
         if due is not None and schedule.windows and self._clock.trusted:
             due = recurrence.next_open(schedule.windows, zone, due)
         return None if due is None else due - now
+
+    def line_budget(self) -> float | None:
+        """In how many seconds a connection request may have the line that the budget does not give it now, `inf` where
+        it never may; None where it may have it. While a call is up, its money must last for a circuit."""
+        past, times, least_s = self._ledger.summary(), self._times(), 0.0
+        if self._cycle is not None and self._under_way is not None:
+            if self._cycle.money_s() >= CIRCUIT_LEAST_S:
+                return None
+            least_s = CIRCUIT_LEAST_S
+            if (entry := self._cycle.entry) is not None:  # not spent yet
+                past = replace(past, spent=(*past.spent, Spending(entry.started, entry.charge)))
+        elif not self._schedule.connection_request:
+            return None
+        at, _ = affordable(self._settings, self._prospect(), past, times)
+        seconds = math.inf if at is None else max(least_s, at - times.now.wall)
+        return seconds or None
 
     # ---- by hand
     def dial_nowait(self, *, force: bool = False) -> Dialling:

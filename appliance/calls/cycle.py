@@ -163,6 +163,10 @@ class Cycle:
         self._put_down = self._verdict is Outcome.HUNG_UP
         return True
 
+    def money_s(self) -> float:
+        """For how many seconds yet the budget lets this call go on; `inf` without a limit."""
+        return self._meter.lasts_s(self._clock.now())
+
     def weigh(self) -> None:
         """Brings the figures of bytes up to date, where the line's device counts them."""
         if self._line is not None:
@@ -341,7 +345,7 @@ class Cycle:
             nursery.start_soon(self._watch_carrier, line, entry)
             nursery.start_soon(self._watch_budget)
             try:
-                with trio.move_on_after(min(self._max_call_s, self._meter.lasts_s())) as scope:
+                with trio.move_on_after(min(self._max_call_s, self._meter.lasts_s(up))) as scope:
                     self._scope = scope
                     outcome = await self._come_up(line) or await self._exchange.run(
                         nursery, line, entry, self.reason, rate

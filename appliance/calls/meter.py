@@ -103,12 +103,13 @@ class Meter:
             volume += billed.tariff.volume_unit_bytes
         return self._add(billed, connected, seconds, volume)
 
-    def lasts_s(self) -> float:
-        """For how long after CONNECT the money lasts, less the time that hanging up takes; `inf` without a limit."""
+    def lasts_s(self, now: Mark) -> float:
+        """For how long yet the money lasts, less the time that hanging up takes; `inf` without a limit."""
         billed, left = self._billed, self._left()
         if billed is None or left is None or self._connected is None:
             return math.inf
-        return max(0.0, affordable_s(billed, self._connected.wall, left) - billed.tariff.hangup_margin_s)
+        until = affordable_s(billed, self._connected.wall, left, self._volume()) - billed.tariff.hangup_margin_s
+        return max(0.0, until - self._connected.seconds_until(now))
 
     def by_volume(self) -> bool:
         """Whether the line costs something by what it carries, and there is a limit."""

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from appliance.config.model import Budget, Schedule, Tariff
 
 __all__ = [
-    "PIN_REFUSED", "Decision", "Requests", "Settings", "Times", "WayOut", "decide", "estimates", "purse",
+    "PIN_REFUSED", "Decision", "Requests", "Settings", "Times", "WayOut", "affordable", "decide", "estimates", "purse",
     "retry_wait_s",
 ]  # fmt: skip
 
@@ -296,12 +296,12 @@ def _first_allowed(
                 return None, f"{cause.text}; windows: none ever opens"
             if opening > at:
                 at, text = opening, f"{cause.text}; windows: the next opens {_day_time(opening, zone)}"
-        affordable, why = money.first_affordable(at, reserve=reserve) if money is not None else (at, "")
-        if affordable is None or affordable > max(now, cause.due) + BUDGET_AHEAD_S:
+        enough, why = money.first_affordable(at, reserve=reserve) if money is not None else (at, "")
+        if enough is None or enough > max(now, cause.due) + BUDGET_AHEAD_S:
             return None, f"{cause.text}; {why}"
-        if affordable <= at:
+        if enough <= at:
             break
-        at, text = affordable, f"{cause.text}; {why}; again {_clock_time(affordable, now, zone)}"
+        at, text = enough, f"{cause.text}; {why}; again {_clock_time(enough, now, zone)}"
     return (now if at <= now + TOLERANCE_S else at), text
 
 
@@ -322,6 +322,11 @@ class _Money:
             expected = estimates(settings, prospect, past)
             self._ways = [(way.tariff, expected[way.name]) for way in settings.ways if not way.unusable]
         return self._purse.first_affordable(self._ways, at, reserve=reserve)
+
+
+def affordable(settings: Settings, prospect: Prospect, past: Summary, times: Times) -> tuple[float | None, str]:
+    """When the budget allows a call that may not use the reserve; as `Purse.first_affordable`."""
+    return _Money(settings, prospect, past, times).first_affordable(times.now.wall, reserve=False)
 
 
 def purse(settings: Settings, past: Summary, times: Times) -> Purse:

@@ -24,6 +24,7 @@ its answer is repeated, or awaited.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -106,7 +107,8 @@ class _Rung:
 class Requests:
     """`join(first, second, request)` makes a circuit of two descriptors. `open_leg(link, ticket, done)` opens a data
     connection to a peer and calls `done` with its descriptor, or None. `may_have_another(terminal)`: whether that
-    terminal may have one circuit more."""
+    terminal may have one circuit more. `line_budget()`: in how many seconds the budget allows the line what it does not
+    allow now, `inf` where that is not known; None where it does."""
 
     def __init__(
         self,
@@ -118,6 +120,7 @@ class Requests:
         join: Callable[[int, int, Request], None],
         open_leg: Callable[[Link, bytes, Callable[[int | None], None]], None],
         may_have_another: Callable[[str], bool],
+        line_budget: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._site = site
         self._directory = directory
@@ -126,6 +129,7 @@ class Requests:
         self._join = join
         self._open_leg = open_leg
         self._may_have_another = may_have_another
+        self._line_budget = line_budget
         self._by: tuple[dict[tuple[Side, bytes], Request], dict[tuple[Side, bytes], Request]] = ({}, {})
         self._pending: Counter[Side] = Counter()
         self._rung: dict[bytes, _Rung] = {}
@@ -251,6 +255,9 @@ class Requests:
         found = self._directory.find(ask.callee)
         if found is None:
             self._refuse(request, Refusal("not-registered"))
+        elif _over_line(origin, found) and (seconds := self._line_budget()) is not None:
+            back_in = None if math.isinf(seconds) else seconds
+            self._refuse(request, Refusal("line-budget", found.presence, back_in))
         elif found.presence != "online":
             self._refuse(request, Refusal(found.presence, found.presence, found.back_in))
         elif found.link is not None:
@@ -470,3 +477,9 @@ class Requests:
 
     def _of(self, which: int, side: Side) -> list[Request]:
         return [request for (s, _), request in self._by[which].items() if s is side]
+
+
+def _over_line(origin: Side, found: Found) -> bool:
+    """Whether a circuit from there would go over our line, or take a call of ours."""
+    links = [side for side in (origin, found.link) if side is not None and is_link(side)]
+    return any(link.keepalive == 0 for link in links) or (found.by_call and found.presence != "offline")

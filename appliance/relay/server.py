@@ -69,7 +69,8 @@ class CircuitLabel:
 class RelayServer:
     """One run of the relay server. `keys`: peer -> the shared secret's 32 bytes. `records` are "table", "enrolled" and
     "waiting". `verify(password, stored)` is `config.passwords`'; `over_line(address)`: whether a local address is a
-    line's; `line_wanted` is called when `waiting.line_wanted` may have changed. `devices`: name -> its identity."""
+    line's; `line_wanted` is called when `waiting.line_wanted` may have changed; `line_budget` as in `Requests`.
+    `devices`: name -> its identity."""
 
     def __init__(
         self,
@@ -85,6 +86,7 @@ class RelayServer:
         devices: Mapping[str, Identity],
         over_line: Callable[[str], bool] = lambda address: False,
         line_wanted: Callable[[], None] = lambda: None,
+        line_budget: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.site = site
         self.identity = identity
@@ -135,6 +137,7 @@ class RelayServer:
             join=self._join,
             open_leg=self._open_leg,
             may_have_another=lambda name: self._of_terminal.get(name, 0) < TERMINAL_CIRCUITS,
+            line_budget=line_budget,
         )
         self.waiting = self.requests.waiting = Waiting(
             records["waiting"],

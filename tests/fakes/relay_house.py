@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,12 @@ class House:
 
 @contextlib.asynccontextmanager
 async def house(
-    root: Path, *, name: str = "here", peers: tuple[RelayPeer, ...] = (), **relay: Any
+    root: Path,
+    *,
+    name: str = "here",
+    peers: tuple[RelayPeer, ...] = (),
+    line_budget: Callable[[], float | None] = lambda: None,
+    **relay: Any,
 ) -> AsyncIterator[House]:
     disk = Disk()
     keys = root / "keys"
@@ -78,6 +83,7 @@ async def house(
         verify=lambda password, stored: password == stored,
         clock=FakeClock(),
         devices={device.name: device_identity(disk, keys, device.name) for device in config.device},
+        line_budget=line_budget,
     )
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))

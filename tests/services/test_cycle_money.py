@@ -237,9 +237,9 @@ async def test_time_that_is_not_for_bulk(bench: Bench, autojump_clock: MockClock
 
 
 # ---- the caller
-def caller(bench: Bench, line: FakeLine, budget: Budget, job: Work) -> Caller:
+def caller(bench: Bench, line: FakeLine, budget: Budget, job: Work, **schedule: Any) -> Caller:
     return Caller(
-        schedule=Schedule(queued_messages=1, min_gap_s=0.0, linger_s=0.0),
+        schedule=Schedule(queued_messages=1, min_gap_s=0.0, linger_s=0.0, **schedule),
         timezone="UTC",
         bulk_max_age_s=86400.0,
         ways=[Way(CONFIG, line)],
@@ -266,3 +266,22 @@ async def test_dial_obeys_the_budget_and_force_passes_it(bench: Bench, autojump_
         assert (call["outcome"], call["cost"]) == ("complete", "61")
         nursery.cancel_scope.cancel()
     assert len(line.dialled) == 2
+
+
+async def test_what_the_budget_says_to_a_connection_request(bench: Bench, autojump_clock: MockClock) -> None:
+    line = FakeLine()
+    it = caller(bench, line, Budget(per_day=Decimal(60)), Work(*[sleeps(1000)] * 2))
+    assert it.line_budget() is None  # no call is made for one
+    it = caller(bench, line, Budget(per_day=Decimal(60)), Work(*[sleeps(1000)] * 2), connection_request=True)
+    assert it.line_budget() is None
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        it.dial_nowait()
+        await trio.sleep(60)
+        assert it.line_budget() is None
+        await trio.sleep(225)  # five units from CONNECT on, less the margin and the half minute that a circuit takes
+        assert it.line_budget() == pytest.approx(12 * 3600 - 285, abs=5)
+        await it.wait_idle()
+        assert it.line_budget() == pytest.approx(12 * 3600 - 297, abs=5)
+        nursery.cancel_scope.cancel()
+    assert caller(bench, line, Budget(per_day=Decimal(5)), Work(), connection_request=True).line_budget() == math.inf

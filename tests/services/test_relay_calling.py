@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,15 @@ class Sites:
 
 
 @contextlib.asynccontextmanager
-async def sites(root: Path, *, back_in: float | None = 7200.0) -> AsyncIterator[Sites]:
+async def sites(
+    root: Path, *, back_in: float | None = 7200.0, line_budget: Callable[[], float | None] = lambda: None
+) -> AsyncIterator[Sites]:
     for name in ("hub", "site"):
         (root / name).mkdir()
     async with house(root / "hub", name="hub", peers=(RelayPeer(name="site", secret="s", connect="never"),)) as hub:
         own = fingerprint(root / "hub", "hub")
         peer = RelayPeer(name="hub", address=f"127.0.0.1:{hub.port}", fingerprint=own, secret="s", connect="call")
-        async with house(root / "site", name="site", peers=(peer,)) as site:
+        async with house(root / "site", name="site", peers=(peer,), line_budget=line_budget) as site:
             yield Sites(site, hub, PeerCall("hub", lambda: site.server, lambda: back_in, 600.0))
 
 
@@ -94,7 +97,8 @@ async def test_a_request_waits_for_the_call_and_its_circuit_keeps_the_call_up(tm
                     await trio.sleep(0.05)
                 assert not done.is_set()
                 assert call.tally.circuits == 1
-                assert call.tally.bytes_out > 20_000
+                while call.tally.bytes_out <= 20_000:  # counted a few times a second
+                    await trio.sleep(0.05)
                 nursery.cancel_scope.cancel()
         assert len(s.site.server.circuits) == 0
         await s.hub.until("pc11", "lost")
@@ -109,3 +113,39 @@ async def test_a_hub_that_cannot_be_reached_is_left_for_the_next_call(tmp_path: 
         call = OpenCall(1, "pstn", Reason.BY_HAND, 9600, refuse)
         report = await s.job.run(call)
         assert report.left and "no way" in report.detail
+
+
+async def test_a_budget_that_is_used_up_is_the_reason_and_says_when_there_is_more(tmp_path: Path) -> None:
+    budget: list[float | None] = [None]
+    async with sites(tmp_path, back_in=None, line_budget=lambda: budget[0]) as s:
+        caller, callee = await s.site.login("pc11"), await s.hub.login("pc12", services=("ssh",))
+        assert not (await s.job.run(s.call(1))).left
+        # while the link is up: what goes over the line is refused, in both directions; what is here is not
+        budget[0] = 3600.0
+        await caller.send("connect", id=bytes(15) + b"1", to="pc12", service="ssh")
+        refused = await caller.expect("unavailable")
+        assert (refused["reason"], refused["presence"], refused["back_in"]) == ("line-budget", "online", 3600.0)
+        await callee.send("connect", id=bytes(15) + b"2", to="pc11", service="ssh")
+        assert (await callee.expect("unavailable"))["reason"] == "line-budget"
+        other = await s.site.login("other", services=("ssh",))
+        await caller.send("connect", id=bytes(15) + b"3", to="other", service="ssh")
+        assert (await other.expect("invite"))["from"] == "pc11"
+        # after it: one that waits is told the reason, and is asked for again when there is money
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(s.job.wait_work)
+            await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+        budget[0] = math.inf
+        await caller.send("connect", id=bytes(15) + b"4", to="pc12", service="ssh")
+        refused = await caller.expect("unavailable")
+        assert (refused["reason"], refused["presence"], refused.get("back_in")) == ("line-budget", "lost", None)
+        budget[0] = 3600.0
+        await caller.send("connect", id=bytes(15) + b"5", to="pc12", service="ssh", wait=600)
+        waiting = await caller.expect("waiting")
+        assert (waiting["reason"], waiting["back_in"]) == ("line-budget", 3600.0)
+        assert s.site.server.waiting.line_wanted() == 0
+        budget[0] = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(s.job.run, s.call(2))
+            assert (await callee.expect("invite"))["from"] == "pc11"
+            nursery.cancel_scope.cancel()
