@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["unbuilt"]
 
-BUILT_PROTOCOLS = frozenset({"pop3"})
 
 Found = tuple[KeyPath, object, str]
 """A place, whether it is configured (anything that is true), and what it would do."""
@@ -44,6 +43,5 @@ def _all(config: Config) -> Iterator[Found]:
 
 
 def _of_account(account: Account) -> Iterator[tuple[str, object, str]]:
-    yield "protocol", account.protocol not in BUILT_PROTOCOLS, "fetching over IMAP"
     yield "sent_folder", account.sent_folder, "looking up in-doubt messages in a folder"
     yield "check_every", account.check_every_s is not None, "fetching less often than at each call"

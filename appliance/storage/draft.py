@@ -39,6 +39,17 @@ class Draft:
         self._made = False
         self._buffer = bytearray()
 
+    @classmethod
+    def resume(cls, disk: Disk, path: Path, size: int, crc32: int) -> Draft:
+        """Goes on with a file that `keep` left: its first `size` bytes have that sum, what is behind them goes.
+        Raises OSError."""
+        draft = cls(disk, path)
+        draft.size, draft.crc32 = size, crc32
+        draft._fd = disk.open_append(path)
+        draft._made = True
+        disk.truncate(draft._fd, size)
+        return draft
+
     @property
     def small(self) -> bool:
         """Whether all of it is still in memory: `finish` is then quick work (`committer`)."""
@@ -62,6 +73,17 @@ class Draft:
             self._flush_buffer()
         finally:
             self._close()
+
+    def flush(self) -> None:
+        """Brings what has come to stable storage; more may follow. Synchronous: part of a committer's work."""
+        self._flush_buffer()
+        if self._fd is not None:
+            self._disk.fsync(self._fd)
+
+    def close(self) -> None:
+        """Leaves the file as `flush` left it."""
+        self._buffer = bytearray()
+        self._close()
 
     async def discard(self) -> None:
         """Takes the file away again, if there is one. For a message that was not taken."""

@@ -159,6 +159,9 @@ userdb {{
   args = {root}/passwd
   override_fields = uid={self.owner.pw_name} gid={group} home={root}/mail/%n
 }}
+protocol imap {{
+  mail_plugins = imap_zlib
+}}
 service imap-login {{
   {"" if root_user else "chroot ="}
   inet_listener imap {{

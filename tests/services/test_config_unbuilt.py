@@ -17,7 +17,6 @@ ACCOUNT = '[[user]]\nname = "u"\n[[user.account]]\nhost = "h"\nlogin = "l"\nsecr
 UNBUILT = [
     ('[firewall]\nforward = ["10.0.0.1 tcp 443"]', ["firewall.forward: letting hosts of the LAN onto the line"]),
     ("[mail]\nimap = true", ["mail.imap: IMAP for the LAN"]),
-    (ACCOUNT, ["user[0].account[0].protocol: fetching over IMAP"]),
     (
         ACCOUNT + 'protocol = "pop3"\nsent_folder = "Sent"',
         ["user[0].account[0].sent_folder: looking up in-doubt messages in a folder"],
@@ -62,6 +61,7 @@ BUILT = [
     '[relay]\nlisten = ["127.0.0.1:7400"]\n[[relay.account]]\nname = "pc1"\n[[relay.device]]\nname = "plc1"',
     '[relay]\nduplicate_login = "refuse"\nforget_after = "1d"\nidle_limit = ""\n[console]\nidle = "1m"',
     ACCOUNT + 'protocol = "pop3"\nkeep = true\nbacklog = "all"\nfolder = "INBOX"\n',
+    ACCOUNT + 'folder = "Lists"\nbacklog = "5d"\n',
     '[[user]]\nname = "u"\nquota = "500MiB"',
 ]
 

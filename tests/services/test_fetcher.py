@@ -5,75 +5,24 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 import trustme
 
-from appliance.call import JobReport, OpenCall
-from appliance.config.model import Account, Tls
+from appliance.call import JobReport
+from appliance.config.model import Tls
 from appliance.mail.store.fetched import FetchedRecord, delivery_key, record_name
-from appliance.mail.upstream.fetcher import HEADERS_ASKED, FetchJob
+from appliance.mail.upstream.fetcher import FetchJob
+from appliance.mail.upstream.pop3_fetch import HEADERS_ASKED
 from appliance.storage.committer import Committer
 from appliance.storage.disk import Disk
 from fakes.clock import NOON, FakeClock
+from fakes.fetching import ACCOUNT, house, mails, message
 from fakes.inbox import FakeInbox
 from fakes.provider import Pop3Provider, Provider, Wire, run_job
-
-ACCOUNT = Account(protocol="pop3", host="pop", port=110, tls=Tls.NONE, login="hanako", secret="isp", backlog_s=None)
-
-
-def message(n: int, size: int = 60, *, date: str = "Mon, 05 Jan 2026 11:00:00 +0000") -> bytes:
-    body = (b"." * 30 + b"\r\n") * (size // 32)
-    return b"Message-ID: <m%d@isp.example>\r\nDate: %b\r\n\r\n%b.\r\n" % (n, date.encode(), body)
-
-
-class House:
-    """One site: the mailbox, the record and the job; `restart` reads the record from the disk again."""
-
-    def __init__(self, folder: Path, account: Account) -> None:
-        self.folder, self.account = folder, account
-        self.disk = Disk()
-        self.committer = Committer(self.disk, folder)
-        self.inbox = FakeInbox(folder / "mail")
-        self.clock = FakeClock()
-        (folder / "fetched").mkdir(exist_ok=True)
-        self.restart()
-
-    def restart(self) -> None:
-        self.record = FetchedRecord(
-            self.disk,
-            self.committer,
-            self.folder / "fetched",
-            record_name("hanako", self.account),
-            corrupt=self.folder / "corrupt",
-        )
-        self.job = FetchJob(self.account, "hanako", self.inbox, self.record, "geheim", self.clock)
-
-    async def fetch(self, server: Provider | OSError, **more: object) -> tuple[OpenCall, JobReport]:
-        return await run_job(self.job.run, {"pop": server}, **more)  # type: ignore[arg-type, return-value]
-
-    def states(self) -> dict[str, str]:
-        return {uid: known.state.value for uid, known in self.record.known.items()}
-
-
-@asynccontextmanager
-async def house(folder: Path, **account: object) -> AsyncIterator[House]:
-    folder.mkdir(exist_ok=True)
-    async with trio.open_nursery() as nursery:
-        it = House(folder, replace(ACCOUNT, **account))  # type: ignore[arg-type]
-        await nursery.start(it.committer.run)
-        yield it
-        nursery.cancel_scope.cancel()
-
-
-def mails(n: int, size: int = 60) -> dict[str, bytes]:
-    return {f"uid{i}": message(i, size) for i in range(n)}
-
 
 BODIES = {
     "empty": b"",
@@ -432,7 +381,7 @@ async def test_a_body_that_outgrows_the_room(tmp_path: Path, what: str, caplog: 
             home.inbox.disk = lambda: room - sum(f.stat().st_size for f in (tmp_path / "mail").iterdir())
         _, report = await home.fetch(provider, unbuffered=True)
         assert report.left
-        assert "no room for more of message 2" in report.detail
+        assert "no room for more of message b" in report.detail
         assert home.inbox.messages == [message(0)]
         assert "1 messages" in caplog.text
         assert ("mailbox of hanako is full" in caplog.text) is (what == "quota")

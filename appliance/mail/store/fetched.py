@@ -5,6 +5,9 @@ It owns one file under `fetched/`, a journal (`storage.journal`). It knows nothi
     {"first":WALL}                                   the account's first fetch was made, at that wall clock time
     {"uid":U,"state":S,"size":N,"mid":M}             S: fetched | skipped (neither fetched nor ever deleted)
     {"gone":[U,…]}                                   the server no longer lists these
+    {"part":U,"have":N,"crc":C,"total":T}            the line was cut within this message: what has come of it (`parts`)
+    {"folder":[V,N,E,M]}                             UIDVALIDITY, UIDNEXT, messages and HIGHESTMODSEQ of the IMAP folder
+                                                     when nothing was left to do there
 
 Every change is a line appended within the committer's batch and is durable when the method returns. A line that a
 power cut or a full disk tore is cut off before anything is appended behind it. When most lines are history the file
@@ -23,6 +26,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from appliance import events
+from appliance.mail.store.parts import Part, Parts
 from appliance.storage import journal
 
 if TYPE_CHECKING:
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
     from appliance.storage.disk import Disk
     from appliance.storage.journal import Record
 
-__all__ = ["FetchedRecord", "Known", "KnownState", "by_message", "delivery_key", "record_name"]
+__all__ = ["FetchedRecord", "Folder", "Known", "KnownState", "by_message", "delivery_key", "record_name"]
 
 SPARE_LINES: Final = 500
 """History that is not worth writing the file anew: some 50 KB."""
@@ -54,6 +58,16 @@ class Known:
     state: KnownState
     size: int
     message_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """An IMAP folder as a fetcher left it, all its work done. `modseq`: 0 where it is not known."""
+
+    uidvalidity: int
+    uidnext: int
+    exists: int
+    modseq: int
 
 
 def record_name(user: str, account: Account) -> str:
@@ -84,11 +98,16 @@ class FetchedRecord:
         self.known: dict[str, Known] = {}
         self.first_fetch: float | None = None
         """Wall clock of the first fetch, Unix seconds; None before it."""
+        self.folder: Folder | None = None
+        """None while there is something left to do, or it is not IMAP."""
+        self.parts: dict[str, Part] = {}
+        self.partial = Parts(disk, committer, folder / "parts" / name, self)
         self._disk = disk
         self._committer = committer
         self._good_bytes = 0
         self._lines = 0
         self._load(corrupt)
+        self.partial.sweep()
 
     def _load(self, corrupt: Path) -> None:
         try:
@@ -131,9 +150,15 @@ class FetchedRecord:
                 "mid": str() as mid,
             }:
                 self.known[uid] = Known(uid, KnownState(state), size, mid)
+                self.parts.pop(uid, None)
             case {"gone": list() as uids}:
                 for uid in uids:
                     self.known.pop(uid, None)
+                    self.parts.pop(uid, None)
+            case {"part": str() as uid, "have": int() as have, "crc": int() as crc, "total": int() as total}:
+                self.parts[uid] = Part(have, crc, total)
+            case {"folder": [int() as validity, int() as uidnext, int() as exists, int() as modseq]}:
+                self.folder = Folder(validity, uidnext, exists, modseq)
 
     # ---- changes; each raises OSError, and what it was to record is then not recorded
     async def begin(self, wall: float, skipped: Iterable[Known]) -> None:
@@ -153,11 +178,17 @@ class FetchedRecord:
         if self._lines > 2 * len(self.known) + SPARE_LINES:
             await self._committer.commit(self._write_anew)
 
+    async def leave(self, folder: Folder) -> None:
+        """Nothing is left to do in an IMAP folder that looks so."""
+        if folder != self.folder:
+            await self._append([_folder_line(folder)])
+
     async def _append(self, records: list[Record]) -> None:
-        await self._committer.commit(lambda: self._write(records))
+        await self._committer.commit(lambda: self.write(records))
 
     # ---- in the committer's thread
-    def _write(self, records: list[Record]) -> None:
+    def write(self, records: list[Record]) -> None:
+        """Appends these and acts on them. For a committer's batch; raises OSError."""
         self._good_bytes = journal.append(self._disk, self.path, records, behind=self._good_bytes)
         self._lines += len(records)
         # Here and not in `_append`, so that memory and file agree even when who asked was cancelled meanwhile.
@@ -167,6 +198,8 @@ class FetchedRecord:
     def _write_anew(self) -> None:
         records: list[Record] = [] if self.first_fetch is None else [{"first": self.first_fetch}]
         records += map(_line, self.known.values())
+        records += (part.line(uid) for uid, part in self.parts.items())
+        records += [_folder_line(self.folder)] if self.folder is not None else []
         data = journal.encode(records)
         self._disk.replace_file(self.path, data)
         self._good_bytes, self._lines = len(data), len(records)
@@ -174,6 +207,10 @@ class FetchedRecord:
 
 def _line(known: Known) -> Record:
     return {"uid": known.uid, "state": known.state.value, "size": known.size, "mid": known.message_id}
+
+
+def _folder_line(folder: Folder) -> Record:
+    return {"folder": [folder.uidvalidity, folder.uidnext, folder.exists, folder.modseq]}
 
 
 def by_message(known: Iterable[Known]) -> dict[tuple[str, int], Known]:
