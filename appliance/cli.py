@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; -> the exit code."""
     given = sys.argv[1:] if argv is None else argv
     # A terminal's own side has a parser of its own, which the appliance's verbs do not pay for.
-    arguments = _terminal_arguments(given) if given[:1] == ["terminal"] else _parser().parse_args(given)
+    arguments = _terminal_arguments(given) if given[:1] == ["terminal"] else _parser(given).parse_args(given)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # addresses are of any script, terminals are not
     try:
@@ -70,7 +70,7 @@ def _print(text: str, *, flush: bool = False) -> None:
         print(text, flush=flush)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help=f"default: {DEFAULT_CONFIG}"
@@ -118,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     enrol.add_argument("name", metavar="NAME", help="the name of a [[relay.account]]")
     terminal = verb("terminal", _terminal, "log this computer in to a relay server, reach others (terminal --help)")
     terminal.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="see `posthouse terminal --help`")
+    config = verb("config", _config, "edit, compare and commit the configuration (config --help)")
+    if "config" in given:
+        from appliance.config.arguments import add_arguments
+
+        add_arguments(config, common)
     verb("passwd", _passwd, "make the string for `password` in the configuration")
     return parser
 
@@ -195,6 +200,13 @@ def _password() -> str:
     return password
 
 
+def _config(arguments: argparse.Namespace) -> int:
+    from appliance.config.command import main as config
+
+    with _output():
+        return config(arguments, _config_file(arguments), lambda verb, given: _ask(arguments, verb, given, quiet=True))
+
+
 # ---- a terminal's own side
 def _terminal_arguments(given: Sequence[str]) -> argparse.Namespace:
     return argparse.Namespace(handler=_terminal, rest=list(given[1:]))
@@ -219,8 +231,11 @@ def _whereabouts(arguments: argparse.Namespace) -> Whereabouts | None:
         return None
 
 
-def _ask(arguments: argparse.Namespace, verb: str, given: dict[str, Any], on_progress: Any = None) -> tuple[Any, int]:
-    """A verb's result and OK, or None and the exit code after the sentence was printed."""
+def _ask(
+    arguments: argparse.Namespace, verb: str, given: dict[str, Any], on_progress: Any = None, *, quiet: bool = False
+) -> tuple[Any, int]:
+    """A verb's result and OK, or None and the exit code after the sentence was printed. `quiet`: that no Posthouse runs
+    is not worth one."""
     found = _whereabouts(arguments)
     if found is None:
         return None, USAGE
@@ -231,7 +246,8 @@ def _ask(arguments: argparse.Namespace, verb: str, given: dict[str, Any], on_pro
     try:
         return ask(path, verb, given, on_progress=on_progress or (lambda what: None)), OK
     except NotRunning as error:
-        print(f"posthouse: {error}", file=sys.stderr)
+        if not quiet:
+            print(f"posthouse: {error}", file=sys.stderr)
         return None, NOT_RUNNING
     except Refused as error:
         print(f"posthouse: {error}", file=sys.stderr)

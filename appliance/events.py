@@ -105,6 +105,26 @@ RELOAD_NEEDS_RESTART = Event(
     "{what} changed: takes effect at the next start; until then nothing else of the file is taken over either",
     "Restart posthouse.service when it suits.",
 )
+CONFIG_COMMITTED = Event("config-committed", _I, "configuration: revision {revision} by {who}: {comment}")
+CONFIG_CONFIRMED = Event("config-confirmed", _I, "configuration: the last commit was confirmed by {who}")
+CONFIG_REVERTED = Event(
+    "config-reverted",
+    _W,
+    "configuration: back to revision {revision}: {why}",
+    "`posthouse config revisions` has what was taken back; commit it again and confirm it in time.",
+)
+CONFIG_NOT_REVERTED = Event(
+    "config-not-reverted",
+    _W,
+    "configuration: the commit that nobody confirmed can't be taken back yet: {error}",
+    "Make room on the disk, or see why it fails. It is tried again each minute, and at the next start.",
+)
+CONFIG_MENDED = Event(
+    "config-mended",
+    _W,
+    "{file} was damaged and is written anew from its copy",
+    "See that its last change is in it. A card that loses data more than once wants to be replaced.",
+)
 WATCHDOG_STARVED = Event(
     "watchdog-starved",
     _E,

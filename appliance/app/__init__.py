@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from appliance.app.configuration import take_back
 from appliance.app.core import Core
 from appliance.app.house import House
+from appliance.config.load import ConfigErrors
 from appliance.host.systemd import log_to
 from appliance.supervisor import CrashLoop, alone
 
@@ -39,6 +41,11 @@ def run(config: Config, config_file: Path, *, debug: bool = False) -> int:
         return 1
     except OSError as error:
         print(f"posthouse: cannot use {config.site.state}: {error}", file=sys.stderr)
+        return 1
+    try:
+        config = take_back(core, config, config_file)
+    except (ConfigErrors, OSError) as error:
+        print(f"posthouse: the last commit can't be taken back: {error}", file=sys.stderr)
         return 1
     try:
         trio.run(House(core, config, config_file).run, restrict_keyboard_interrupt_to_checkpoints=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from appliance import __version__, events
+from appliance.app.configuration import Configuration
 from appliance.app.lan import Pop3Part, SmtpPart
 from appliance.app.lines import CallerPart
 from appliance.app.network import DnsmasqPart, InterfacesPart
@@ -28,7 +29,7 @@ from appliance.supervisor import Supervisor
 from appliance.transport.listen import ClientLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from appliance.app.core import Core
@@ -43,6 +44,14 @@ BATCH_HANGS_S: Final = 60.0
 """A flush of the redo log takes seconds on the slowest card; one that takes this long does not come back."""
 
 
+class _NotTaken(Exception):
+    """A configuration that is not taken over: the event that says why, with its fields."""
+
+    def __init__(self, event: events.Event, **fields: str) -> None:
+        super().__init__(event.id)
+        self.event, self.fields = event, fields
+
+
 @dataclass(slots=True)
 class House:
     """One run. `config` is the configuration in force; `caller` the one that makes its calls; `listeners` service ->
@@ -54,15 +63,18 @@ class House:
     caller: Caller = field(init=False)
     relay: RelayPart = field(init=False)
     listeners: dict[str, list[str]] = field(default_factory=lambda: {"smtp": [], "pop3": [], "relay": []})
+    configuration: Configuration = field(init=False)
     supervisor: Supervisor = field(init=False)
     limits: ClientLimits = field(init=False)
     started: Mark = field(init=False)
     parts: tuple[Part, ...] = field(init=False)
+    _tasks: trio.Nursery = field(init=False)
     _reloading: trio.Lock = field(default_factory=trio.Lock)
     _replacing_late: trio.Lock = field(default_factory=trio.Lock)
 
     def __post_init__(self) -> None:
         self.relay = RelayPart(self)
+        self.configuration = Configuration(self)
         lan = (InterfacesPart(self), DnsmasqPart(self), SmtpPart(self), Pop3Part(self))
         self.parts = (*lan, self.relay, CallerPart(self))
 
@@ -126,48 +138,65 @@ class House:
     # ---- signals
     async def _obey(self, signals: Any) -> None:
         """Until a signal says stop. A reload is a task of its own, since it may wait for a call's end."""
-        async with trio.open_nursery() as reloads:
+        async with trio.open_nursery() as tasks:
+            self._tasks = tasks
             async for signum in signals:
                 if signum != signal.SIGHUP:
                     events.emit(events.STOPPING, why=signal.Signals(signum).name)
                     notify(STOPPING="1")
-                    reloads.cancel_scope.cancel()
+                    tasks.cancel_scope.cancel()
                     return
-                reloads.start_soon(self._reload)
+                self.start_soon(self._reload, [], trio.Event())
 
-    async def _reload(self) -> None:
-        """Takes over the configuration as it stands on disk, or says why not and keeps the old one."""
+    async def reload(self) -> str:
+        """Takes over the configuration as it stands on disk; -> "", or why the old one stays. What has to wait for the
+        end of a call is replaced behind that. Who asks may go away: it is done all the same."""
+        told: list[str] = []
+        done = trio.Event()
+        self.start_soon(self._reload, told, done)
+        await done.wait()
+        return told[0]
+
+    def start_soon(self, task: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """A task of this run that no service owns; it raises nothing, and the end of the run cancels it."""
+        self._tasks.start_soon(task, *arguments)
+
+    async def _reload(self, told: list[str], done: trio.Event) -> None:
+        late: Sequence[Part] = ()
         async with self._reloading:
             notify_reloading()
-            config = await self._read_again()
-            late = await self._take_over(config) if config is not None else ()
+            try:
+                late = await self._take_over(await self._read_again())
+                told.append("")
+            except _NotTaken as refused:
+                events.emit(refused.event, **refused.fields)
+                told.append(refused.event.text.format(**refused.fields))
             notify(READY="1")
+            done.set()
         if late:
             async with self._replacing_late:
                 await self.caller.wait_idle()
                 for part in late:
                     await self._replace(part)
 
-    async def _read_again(self) -> Config | None:
+    async def _read_again(self) -> Config:
+        """Raises _NotTaken."""
         try:
             config = await trio.to_thread.run_sync(load, self.config_file)
         except ConfigErrors as errors:
-            events.emit(events.RELOAD_REFUSED, errors=str(errors).replace("\n", "; "))
-            return None
+            raise _NotTaken(events.RELOAD_REFUSED, errors=str(errors).replace("\n", "; ")) from None
         if missing := unbuilt(config):
-            events.emit(events.RELOAD_REFUSED, errors="; ".join(missing))
-            return None
+            raise _NotTaken(events.RELOAD_REFUSED, errors="; ".join(missing))
         site = self.config.site
         fixed = [f"site.{k}" for k in ("name", "state", "runtime") if getattr(site, k) != getattr(config.site, k)]
         if fixed:
-            events.emit(events.RELOAD_NEEDS_RESTART, what=", ".join(fixed))
-            return None
+            raise _NotTaken(events.RELOAD_NEEDS_RESTART, what=", ".join(fixed))
         return config
 
     async def _take_over(self, config: Config) -> Sequence[Part]:
         """Puts this configuration in force and replaces the parts that it changes; -> those of them that wait for the
         end of a call. Where one can't be replaced (a port is taken, a certificate is missing) the old configuration
-        stays."""
+        stays, and _NotTaken is raised."""
         old = self.config
         changed = [part for part in self.parts if part.slice(old) != part.slice(config)]
         replaced: list[Part] = []
@@ -178,11 +207,10 @@ class House:
                     replaced.append(part)
                     await self._replace(part)
         except OSError as error:
-            events.emit(events.RELOAD_REFUSED, errors=error)
             self._configure(old)
             for part in replaced:
                 await self._replace(part)
-            return ()
+            raise _NotTaken(events.RELOAD_REFUSED, errors=str(error)) from None
         names = ", ".join(part.name for part in changed)
         events.emit(events.RELOADED, changed=names or "no service has changed")
         return [part for part in changed if part.waits_for_call]

@@ -47,6 +47,7 @@ class Verbs:
             "peers": house.relay.peers,
             "why": house.relay.why,
             "enrol": house.relay.enrol,
+            **house.configuration.table,
         }
 
     async def _status(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""On which line of a TOML text each key, table and array element stands. tomllib gives values without places, so
-this index is our own.
+"""Where in a TOML text each key, table, value and array element stands. tomllib gives values without places, so this
+index is our own.
 
 It knows where things are, not what they mean: tomllib parses and judges, this scans the same text beside it. On a
 text that tomllib refuses the scan ends where it can't go on; what came before is still found, which is how a
@@ -16,12 +16,12 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from appliance.config.faults import KeyPath
 
-__all__ = ["LineIndex"]
+__all__ = ["LineIndex", "Pair", "Section"]
 
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*+")
 _KEY = re.compile(r"""[ \t]*(?:([A-Za-z0-9_-]+)|("(?:[^"\\\n]|\\.)*"|'[^'\n]*'))[ \t]*""")
@@ -39,8 +39,28 @@ class _Lost(Exception):
     """The text is no TOML from here on."""
 
 
+class Section(NamedTuple):
+    """A header `[path]`, or `[[path]]` with the element's number behind it, from `start` to its last bracket."""
+
+    path: KeyPath
+    start: int
+    end: int
+
+
+class Pair(NamedTuple):
+    """`KEY = VALUE` from its key to its value's end. `table`: where its key begins to count, the section or the inline
+    table that it stands in; `inline`: the latter."""
+
+    table: KeyPath
+    path: KeyPath
+    start: int
+    end: int
+    inline: bool
+
+
 class LineIndex:
-    """`line(path)` counts from 1."""
+    """`line(path)` counts from 1. `values`: the place of each key and array element, from its value's first character
+    to behind its last; `sections` and `pairs` in the order of the text. All three count characters."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -48,6 +68,9 @@ class LineIndex:
         self._ends = [m.start() for m in re.finditer("\n", text)]
         self._lines: dict[KeyPath, int] = {}
         self._elements: dict[KeyPath, int] = {}  # arrays of tables: how many there are so far
+        self.values: dict[KeyPath, tuple[int, int]] = {}
+        self.sections: list[Section] = []
+        self.pairs: list[Pair] = []
         try:
             self._document()
         except (_Lost, RecursionError):
@@ -105,7 +128,7 @@ class LineIndex:
                 self._pair(table)
 
     def _header(self) -> KeyPath:
-        line = self._here()
+        line, start = self._here(), self._pos
         mark = "[[" if self._text.startswith("[[", self._pos) else "["
         self._take(mark)
         *parents, last = self._keys()
@@ -122,6 +145,7 @@ class LineIndex:
             count = self._elements[path] = self._elements.get(path, 0) + 1
             path = (*path, count - 1)
         self._lines[path] = line
+        self.sections.append(Section(path, start, self._pos))
         return path
 
     def _keys(self) -> list[str]:
@@ -137,8 +161,8 @@ class LineIndex:
                 return parts
             self._take(".")
 
-    def _pair(self, table: KeyPath) -> None:
-        line = self._here()
+    def _pair(self, table: KeyPath, *, inline: bool = False) -> None:
+        line, start = self._here(), self._pos
         path = table
         for part in self._keys():
             path = (*path, part)
@@ -147,8 +171,10 @@ class LineIndex:
         if self._blank() == "":
             raise _Lost
         self._value(path)
+        self.pairs.append(Pair(table, path, start, self._pos, inline))
 
     def _value(self, path: KeyPath) -> None:
+        start = self._pos
         first = self._text[self._pos]
         if first == "[":
             self._array(path)
@@ -158,6 +184,9 @@ class LineIndex:
             self._match(_STRING)
         else:
             self._match(_SCALAR)
+            while self._text[self._pos - 1] in " \t":
+                self._pos -= 1
+        self.values[path] = (start, self._pos)
 
     def _array(self, path: KeyPath) -> None:
         self._take("[")
@@ -176,7 +205,7 @@ class LineIndex:
     def _inline_table(self, path: KeyPath) -> None:
         self._take("{")
         while self._blank() != "}":
-            self._pair(path)
+            self._pair(path, inline=True)
             if self._blank() == ",":
                 self._take(",")
         self._take("}")

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from appliance.config import rules, rules_mail
+from appliance.config import copies, rules, rules_mail
 from appliance.config.document import Document, error_line
 from appliance.config.faults import ConfigErrors, Fault, Faults, KeyPath, Unfit, choice, nearest, quoted, show
 from appliance.config.model import Config
@@ -29,23 +29,25 @@ if TYPE_CHECKING:
 __all__ = ["ConfigErrors", "load"]
 
 
-def load(path: Path, *, credentials: Path | None = None) -> Config:
+def load(path: Path, *, credentials: Path | None = None, beside: Path | None = None) -> Config:
     """The configuration in this file. Raises ConfigErrors.
 
-    Paths in it are relative to its folder, `secrets.toml` lies beside it; `credentials` is the folder of systemd's,
+    Paths in it are relative to its folder, `secrets.toml` lies beside it; so they are to `beside`'s, where the file is
+    one that is to take that one's place. `credentials` is the folder of systemd's,
     by default $CREDENTIALS_DIRECTORY. `Config.secrets` holds those that the configuration names.
     """
     try:
-        raw = path.read_bytes()
+        raw = copies.read(path)
     except OSError as error:
         fault = Fault((), f"can't be read: {error.strerror}", "a configuration file")
         raise ConfigErrors([error_line(path, 1, fault)]) from None
     document = Document(path, raw)
-    reader = _Reader(path.absolute().parent)
+    home = beside or path
+    reader = _Reader(home.absolute().parent)
     config: Config = reader.table(ROOT, document.data, ())
     rules.check(config, reader.faults)
     rules_mail.check(config, reader.faults)
-    secrets = Secrets(path.with_name(SECRETS_FILE), credentials or credentials_folder())
+    secrets = Secrets(home.with_name(SECRETS_FILE), credentials or credentials_folder())
     named = reader.resolve(secrets)
     lines = [document.error(f) for f in sorted(reader.faults, key=lambda f: document.line(f.path))]
     if lines or secrets.errors:

@@ -1,5 +1,5 @@
-"""What the command line must know of the configuration to speak with a Posthouse that runs: the folder of its control
-socket and the site's time zone.
+"""What the command line must know of the configuration to speak with a Posthouse that runs, or to mend the file where
+none does: the folder of the control socket, that of the state, and the site's time zone.
 
 Nothing else of the file is looked at, no secret is read: a mistake in it is no reason that the running Posthouse,
 which keeps the configuration that it has, can't be asked or told to hang up, and who may use the control socket need
@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from appliance.config import copies
 from appliance.config.document import Document, error_line
 from appliance.config.faults import ConfigErrors, Fault, Unfit
 from appliance.config.model import Site
@@ -21,27 +22,33 @@ __all__ = ["ConfigErrors", "Whereabouts", "whereabouts"]
 
 class Whereabouts(NamedTuple):
     runtime: Path
+    state: Path
     timezone: str
 
 
 def whereabouts(path: Path) -> Whereabouts:
     """Of the site that this file configures. Raises ConfigErrors where the file can't be read, is no TOML, or has a
-    wrong `site.runtime`. A wrong time zone is the default one: it only says how times are shown."""
+    wrong `site.runtime` or `site.state`. A wrong time zone is the default one: it only says how times are shown."""
     try:
-        document = Document(path, path.read_bytes())
+        document = Document(path, copies.read(path))
     except OSError as error:
         fault = Fault((), f"can't be read: {error.strerror}", "a configuration file")
         raise ConfigErrors([error_line(path, 1, fault)]) from None
     site = document.data.get("site")
     default = Site(name="")
     if not isinstance(site, dict):
-        return Whereabouts(default.runtime, default.timezone)
-    runtime = site.get("runtime", str(default.runtime))
-    if not isinstance(runtime, str) or not runtime:
-        what = "is empty" if runtime == "" else f"is {WORDS_OF_TOML.get(type(runtime), 'a date or time')}"
-        raise ConfigErrors([document.error(Fault(("site", "runtime"), what, FOLDER.expected))])
+        return Whereabouts(default.runtime, default.state, default.timezone)
+    runtime, state = (_folder(document, site, key) for key in ("runtime", "state"))
     try:
         timezone = str(TIMEZONE.read(site.get("timezone", default.timezone)))
     except (Unfit, TypeError, AttributeError):
         timezone = default.timezone
-    return Whereabouts(path.absolute().parent / runtime, timezone)
+    return Whereabouts(runtime, state, timezone)
+
+
+def _folder(document: Document, site: dict[str, object], key: str) -> Path:
+    folder = site.get(key, str(getattr(Site(name=""), key)))
+    if not isinstance(folder, str) or not folder:
+        what = "is empty" if folder == "" else f"is {WORDS_OF_TOML.get(type(folder), 'a date or time')}"
+        raise ConfigErrors([document.error(Fault(("site", key), what, FOLDER.expected))])
+    return document.path.absolute().parent / folder

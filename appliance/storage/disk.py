@@ -144,14 +144,20 @@ class Disk:
         """Brings to rest what the shorter way left."""
 
     # ---- compositions that more than one room needs
-    def replace_file(self, path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
-        """`path` holds `data`, whole and durably, or what it held before. 2 flushes."""
+    def replace_file(
+        self, path: Path, data: bytes, *, mode: int = FILE_MODE, owner: tuple[int, int] | None = None
+    ) -> None:
+        """`path` holds `data`, whole and durably, or what it held before. `owner`: user and group, if not our own: to
+        give a file away takes privileges. 2 flushes."""
         draft = path.with_name(path.name + ".new")
         if draft.exists():
             self.unlink(draft)
         fd = self.create(draft, mode=mode)
         try:
             self.write(fd, data)
+            if owner is not None and owner != (os.fstat(fd).st_uid, os.fstat(fd).st_gid):
+                os.fchown(fd, *owner)
+                os.fchmod(fd, mode)
             self.fsync(fd)
         finally:
             self.close(fd)

@@ -29,6 +29,7 @@ class StatePaths:
         self.fetched = root / "fetched"
         self.relay = root / "relay"
         self.keys = root / "keys"
+        self.config = root / "config"
         self.version = root / "version"
 
     def make(self, disk: Disk) -> None:

@@ -181,7 +181,8 @@ class _Cut:
 
 
 def _folder(path: str) -> str:
-    return path.rpartition("/")[0]
+    """As `fsync_folder` names it: the root itself is "."."""
+    return path and (path.rpartition("/")[0] or ".")
 
 
 def apply(op: Operation, entries: dict[str, int], contents: dict[int, bytes]) -> None:

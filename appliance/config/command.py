@@ -1,0 +1,170 @@
+"""`posthouse config …`: edits, compares and commits the stored configuration (DESIGN §6). It asks the running
+Posthouse; where none runs it works on the stored files itself.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import sys
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from appliance.clock import rfc3339
+from appliance.config.edit import EditError
+from appliance.config.faults import ConfigErrors, Unfit
+from appliance.config.keypath import PathError
+from appliance.config.store import Editor, Store, StoreError
+from appliance.config.units import duration
+from appliance.config.whereabouts import whereabouts
+from appliance.events import clean
+from appliance.storage.disk import Disk
+from appliance.storage.paths import StatePaths, lock_folders, unlock
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["main"]
+
+OK, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
+
+
+def main(arguments: argparse.Namespace, file: Path, ask: Callable[[str, dict[str, Any]], tuple[Any, int]]) -> int:
+    """-> the exit code. `ask(verb, arguments)` of the running Posthouse: its result and code; NOT_RUNNING, without a
+    word, where none runs."""
+    try:
+        given = _given(arguments)
+    except Unfit as unfit:
+        return _say(f"--confirm: {unfit.what}; expected {unfit.expected or duration(1).expected}", USAGE)
+    result, code = ask(f"config-{arguments.action}", given)
+    if code == NOT_RUNNING:
+        result, code = _by_ourselves(arguments.action, given, file)
+    if code == OK:
+        _print(arguments, result, file)
+        if arguments.action == "commit" and result["refused"]:
+            return _say(f"revision {result['revision']} is stored but not in force: {result['refused']}", FAILED)
+    return code
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What goes to the verb."""
+    given: dict[str, Any] = {
+        k: v for k in ("path", "value", "number", "comment") if (v := getattr(arguments, k, None)) is not None
+    }
+    if arguments.action == "load":
+        given["text"] = sys.stdin.read()
+    if getattr(arguments, "confirm", None) is not None:
+        given["confirm_s"] = duration(1).read(arguments.confirm)
+    return {**given, **_editor()._asdict()}
+
+
+def _editor() -> Editor:
+    """Who sits here, and where."""
+    try:
+        who = os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        who = str(os.getuid())
+    client = os.environ.get("SSH_CONNECTION", "").split(" ")[0]
+    try:
+        where = client or os.ttyname(0).removeprefix("/dev/")
+    except OSError:
+        where = ""
+    return Editor(clean(who), clean(where))
+
+
+# ---- without a running Posthouse
+def _by_ourselves(action: str, given: dict[str, Any], file: Path) -> tuple[Any, int]:
+    try:
+        state = whereabouts(file).state
+        disk = Disk()
+        disk.mkdir(state)
+        locks = lock_folders(state)
+    except ConfigErrors as errors:  # nobody knows then where the state is
+        print(errors, file=sys.stderr)
+        return None, USAGE
+    except BlockingIOError:
+        return None, _say("a Posthouse runs on this state and does not answer at its control socket", FAILED)
+    except OSError as error:
+        return None, _say(f"{error.filename or file}: {error.strerror}", FAILED)
+    try:
+        return _act(Store(file, StatePaths(state).config, disk), action, given), OK
+    except (StoreError, EditError, PathError) as error:
+        return None, _say(str(error), FAILED)
+    except ConfigErrors as errors:
+        print(errors, file=sys.stderr)
+        return None, USAGE
+    except OSError as error:
+        return None, _say(f"{error.filename or file}: {error.strerror}", FAILED)
+    finally:
+        unlock(locks)
+
+
+def _act(store: Store, action: str, given: dict[str, Any]) -> Any:
+    editor, now = Editor(given["who"], given["where"]), time.time()
+    match action:
+        case "show":
+            text, value = store.show(given["path"])
+            return {"text": text, "value": value}
+        case "set":
+            return store.set(given["path"], given["value"], editor, now)
+        case "delete":
+            return store.delete(given["path"], editor, now)
+        case "load":
+            return store.load_text(given["text"], editor, now)
+        case "compare":
+            return store.compare(given["number"])
+        case "commit":
+            if "confirm_s" in given:
+                raise StoreError("no Posthouse runs that could take it back: commit without --confirm")
+            done = store.commit(editor, given["comment"], now)
+            return {"revision": done.revision, "refused": "", "confirm_s": None}
+        case "confirm":
+            return store.confirm()
+        case "rollback":
+            return store.rollback(given["number"], editor, now)
+        case _:
+            return store.revisions()
+
+
+# ---- printing
+def _print(arguments: argparse.Namespace, result: Any, file: Path) -> None:
+    match arguments.action:
+        case "show":
+            print(json.dumps(result["value"], indent=2) if arguments.json else result["text"].rstrip("\n"))
+        case "compare" if result:
+            print(result)
+        case "revisions":
+            shown = [{**r, "when": rfc3339(r["when"])} for r in result]
+            print(json.dumps(shown, indent=2) if arguments.json else _table(result, file))
+        case "commit" if result["confirm_s"] is not None:
+            _say(
+                f"revision {result['revision']} goes back by itself in {result['confirm_s']:g} s: `config confirm`", OK
+            )
+        case "set" | "delete" | "load" | "rollback":
+            for note in result:
+                _say(note, OK)
+
+
+def _table(revisions: list[dict[str, Any]], file: Path) -> str:
+    try:
+        zone = ZoneInfo(whereabouts(file).timezone)
+    except ConfigErrors:
+        zone = ZoneInfo("UTC")
+    rows = [("", "when", "who", "comment")]
+    for r in revisions:
+        when = datetime.fromtimestamp(r["when"], zone).strftime("%Y-%m-%d %H:%M")
+        rows.append((str(r["back"]), when, str(Editor(r["who"], r["where"])), r["comment"]))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return "\n".join(
+        "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows
+    )
+
+
+def _say(text: str, code: int) -> int:
+    print(f"posthouse: {text}", file=sys.stderr)
+    return code

@@ -1,0 +1,118 @@
+"""`posthouse config …` as a person types it, beside a Posthouse that runs: what is committed is in force at once, what is
+not confirmed goes back, also over a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import smtplib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .product import Product, running
+from .providers import free_port, wait_until
+
+
+@contextlib.contextmanager
+def house(root: Path) -> Iterator[tuple[Product, int]]:
+    smtp = free_port()
+    site = {"name": "harbour", "domain": "harbour.example", "state": root / "state", "runtime": root / "run"}
+    user = {"name": "hanako", "addresses": ["hanako@harbour.example"]}
+    product = Product(root, {"site": site, "mail": {"smtp": [f"127.0.0.1:{smtp}"]}, "user": [user]}, {})
+    with running(product):
+        yield product, smtp
+
+
+def config(product: Product, *arguments: str, code: int = 0) -> str:
+    """-> standard output and standard error."""
+    done = product.cli("config", *arguments)
+    assert done.returncode == code, (arguments, done)
+    return done.stdout + done.stderr
+
+
+def size_of(port: int) -> str:
+    with smtplib.SMTP("127.0.0.1", port, timeout=10) as client:
+        client.ehlo()
+        return client.esmtp_features["size"]
+
+
+def test_a_commit_is_in_force_without_a_restart(tmp_path: Path) -> None:
+    with house(tmp_path) as (product, port):
+        before = size_of(port)
+        config(product, "set", "mail.message_limit", "1MiB")
+        config(product, "set", "user[1].name", "taro")
+        assert size_of(port) == before
+        assert '+message_limit = "1MiB"' in config(product, "compare")
+        config(product, "commit", "--comment", "smaller")
+        assert size_of(port) == str(1 << 20) != before
+        assert product.status()["users"] == 2
+        assert "there is nothing to commit" in config(product, "commit", code=1)
+        assert "smaller" in config(product, "revisions")
+        config(product, "rollback", "1")
+        config(product, "commit")
+        assert size_of(port) == before and product.status()["users"] == 1
+        assert "revision 2 by " in product.journal()
+
+
+def test_what_is_wrong_or_can_not_be_served_stays_out(tmp_path: Path) -> None:
+    with house(tmp_path) as (product, port):
+        assert 'expected "message_limit"' in config(product, "set", "mail.mesage_limit", "1MiB", code=1)
+        config(product, "set", "mail.smarthost[0].login", "x")
+        said = config(product, "commit", code=2)
+        assert "candidate.toml" in said and "mail.smarthost[0].host: is missing" in said
+        config(product, "rollback")
+        config(product, "set", "site.name", "other")
+        assert "takes effect at the next start" in config(product, "commit", code=1)
+        config(product, "rollback", "1")
+        config(product, "commit")
+        assert product.status()["site"] == "harbour" and size_of(port)
+
+
+def test_an_unconfirmed_commit_goes_back_by_itself(tmp_path: Path) -> None:
+    with house(tmp_path) as (product, port):
+        text, before = product.file.read_text(), size_of(port)
+        config(product, "set", "mail.message_limit", "1MiB")
+        assert "goes back by itself in 3 s" in config(product, "commit", "--confirm", "3s")
+        assert size_of(port) == str(1 << 20)
+        wait_until(lambda: "nobody confirmed it in time" in product.journal(), "it goes back")
+        wait_until(lambda: "read again: smtp" in product.journal().partition("nobody confirmed")[2], "and is in force")
+        assert size_of(port) == before
+        assert product.file.read_text() == text
+        config(product, "rollback", "1")
+        config(product, "commit", "--confirm", "2s")
+        config(product, "confirm")
+        wait_until(lambda: "was confirmed by" in product.journal(), "it stands")
+        assert size_of(port) == str(1 << 20)
+        assert "no commit waits for a confirmation" in config(product, "confirm", code=1)
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_an_unconfirmed_commit_outlives_no_end(tmp_path: Path, end: str) -> None:
+    with house(tmp_path) as (product, port):
+        before = size_of(port)
+        config(product, "set", "mail.message_limit", "1MiB")
+        config(product, "commit", "--confirm")
+        assert "waits for `config confirm`" in config(product, "commit", code=1)
+        getattr(product, end)()
+        text = product.file.read_text()
+        assert "1MiB" in text
+        product.write = lambda: None  # type: ignore[method-assign]
+        product.start()
+        assert size_of(port) == before
+        assert "Posthouse or the power ended before it was confirmed" in product.journal()
+        assert "1MiB" not in product.file.read_text()
+
+
+def test_without_a_posthouse_the_stored_files_are_edited(tmp_path: Path) -> None:
+    with house(tmp_path) as (product, port):
+        product.stop()
+        product.file.write_text(product.file.read_text().replace("hanako@harbour.example", "hanako@"))  # faulty
+        assert "hanako@" in config(product, "show", "user[hanako].addresses")
+        config(product, "set", "user[hanako].addresses[0]", "hanako@harbour.example")
+        config(product, "set", "mail.message_limit", "1MiB")
+        assert "no Posthouse runs that could take it back" in config(product, "commit", "--confirm", code=1)
+        config(product, "commit")
+        product.write = lambda: None  # type: ignore[method-assign]
+        product.start()
+        assert size_of(port) == str(1 << 20)
