@@ -80,7 +80,6 @@ class Ladder:
         """The modem, answering and on-hook; None when all rungs were in vain, within `LADDER_S`. Raises PortError for a
         port that can't be opened."""
         started = trio.current_time()
-        self.complaint = "the modem does not answer"
         with trio.move_on_after(LADDER_S):
             try:
                 dialogue = await self._open()
@@ -103,6 +102,7 @@ class Ladder:
 
     async def greet(self, dialogue: Dialogue) -> bool:
         """The lower rungs, which harm nobody: whether the modem answers, on-hook, if need be after it was hung up."""
+        self.complaint = "the modem does not answer"
         if await self._answers(dialogue):
             # It may be off-hook all the same: a process that died between +++ and ATH left it so.
             return self._hook.state is Hook.ON or await self._hook.hang_up(dialogue)

@@ -59,7 +59,9 @@ BUSY_S: Final = 8.0
 """A port that another program has is waited for: longer than pppd may take to end (`pppd.STOP_S` and `END_S`)."""
 BUSY_POLL_S: Final = 0.5
 LISTEN_AGAIN_S: Final = 60.0
-"""Before a modem that is gone, silent or of no use for it is asked to listen for rings again."""
+LISTEN_AGAIN_MAX_S: Final = 3600.0
+"""Before a modem that is gone, silent or of no use for it is asked to listen for rings again: a minute, doubled each
+time up to an hour."""
 _OUTCOMES: Final = {
     ResultCode.BUSY: Outcome.BUSY,
     ResultCode.NO_ANSWER: Outcome.NO_ANSWER,
@@ -190,6 +192,7 @@ class ModemLine:
 
     async def wait_wake(self) -> str:
         told = ""
+        pause = LISTEN_AGAIN_S
         while True:
             try:
                 return await self._listen_for_rings()
@@ -201,7 +204,8 @@ class ModemLine:
             if trouble != told:
                 self._problem(f"can't listen for rings: {trouble}")
                 told = trouble
-            await trio.sleep(LISTEN_AGAIN_S)
+            await trio.sleep(pause)
+            pause = min(2 * pause, LISTEN_AGAIN_MAX_S)
 
     async def _listen_for_rings(self) -> str:
         dialogue = await self._opened()

@@ -12,7 +12,7 @@ import trio
 
 from appliance.config.model import Bearer
 from appliance.config.model import Line as LineConfig
-from appliance.modem.line import LISTEN_AGAIN_S, ModemLine
+from appliance.modem.line import LISTEN_AGAIN_MAX_S, LISTEN_AGAIN_S, ModemLine
 from appliance.modem.port import PortError
 from appliance.modem.rings import SHOW_CALLER, SILENCE_S
 from fakes.modem import FakeModem, FakePort, modem_with_lines
@@ -151,7 +151,7 @@ TROUBLES = {
     "no port": (lambda it: setattr(it, "no_port", 3), "/dev/ttyS1: no such device"),
     "silent": (lambda it: setattr(it.modem, "mute", True), "the modem does not answer"),
     "no caller id": (lambda it: setattr(it.modem, "errors", set(SHOW_CALLER)), "the modem can't show who rings"),
-    "init refused": (lambda it: setattr(it.modem, "errors", {"ATZ"}), "the modem does not take ATZ"),
+    "init refused": (lambda it: setattr(it.modem, "errors", {"ATZ"}), "the modem can't be prepared"),
 }
 
 
@@ -165,10 +165,10 @@ async def test_a_modem_that_can_not_listen_is_said_once_and_asked_again(
         it = Listening(modem)
         make(it)
         nursery.start_soon(it.listen)
-        await trio.sleep(5 * LISTEN_AGAIN_S)
+        await trio.sleep(8 * LISTEN_AGAIN_S)
         assert [t for t in said(caplog, "modem-problem") if "rings" in t] == [f"pstn: can't listen for rings: {text}"]
         modem.mute, modem.errors, it.no_port = False, set(), 0
-        await trio.sleep(2 * LISTEN_AGAIN_S)
+        await trio.sleep(LISTEN_AGAIN_MAX_S)
         await it.ring("NMBR = 0312345678")
         await trio.sleep(SILENCE_S)
         assert [number for number, _ in it.woken] == [WAKE]
