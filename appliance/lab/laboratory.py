@@ -15,6 +15,7 @@ import trio
 
 from appliance.lab.exchange import STANDARD_RATE, Access, Circuit, Exchange, Progress, Telephone
 from appliance.lab.line import Gate, Line
+from appliance.lab.mobile import PACKET_NUMBER, MobileModem, Sim
 from appliance.lab.modem import Modem, ModemState
 from appliance.lab.provider import Provider
 
@@ -66,11 +67,15 @@ async def open_laboratory(
     profile: dict[int, int] | None = None,
     hangs_up_on_close: bool = False,
     provider: Provider | None = None,
+    sim: Sim | None = None,
 ) -> AsyncIterator[Laboratory]:
-    """Everything runs when this is entered and has ended when it is left. `profile`: see `Modem`."""
+    """Everything runs when this is entered and has ended when it is left. `profile`: see `Modem`. With a `sim` the
+    modems are `MobileModem`s, and the provider answers *99# too."""
     exchange = Exchange()
     access = Access(NUMBER, rate, ring_s, train_s)
     exchange.subscribe(access)
+    if sim is not None:
+        exchange.subscribe(Access(PACKET_NUMBER, rate, ring_s, train_s))
     provider = provider or Provider()
     async with trio.open_nursery() as nursery:
         await nursery.start(provider.run)
@@ -79,7 +84,9 @@ async def open_laboratory(
             line = Line(round_trip_s, paced)
             line.add_gate("smtp", "127.0.0.1", provider.smtp_port)
             line.add_gate("pop3", "127.0.0.1", provider.pop3_port)
-            modem = Modem(exchange, number, line, profile or {}, hangs_up_on_close)
+            modem: Modem = Modem(exchange, number, line, profile or {}, hangs_up_on_close)
+            if sim is not None:
+                modem = MobileModem(exchange, number, line, profile or {}, hangs_up_on_close, sim=sim)
             exchange.subscribe(modem)
             await nursery.start(line.run)
             await nursery.start(modem.run)
