@@ -105,11 +105,12 @@ class LineState(StrEnum):
 
 @dataclass(slots=True)
 class Share:
-    """One user's part of a call: messages each way, and their bytes together."""
+    """One user's part of a call: messages each way, and their bytes."""
 
     sent: int = 0
     fetched: int = 0
-    bytes: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
 
 
 @dataclass(slots=True)
@@ -327,7 +328,8 @@ class OpenCall:
             share = self.tally.users.setdefault(user, Share())
             share.sent += sent
             share.fetched += fetched
-            share.bytes += size
+            share.bytes_out += size if sent else 0
+            share.bytes_in += size if fetched else 0
 
 
 class Job(Protocol):

@@ -110,6 +110,10 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     queue.add_argument("action", nargs="?", choices=actions, help=text)
     queue.add_argument("id", nargs="?", metavar="ID", help="as `posthouse queue` lists them")
     verb("calls", _calls, "list the calls that were made", printing)
+    report = verb("report", _report, "show what calls cost, by month, day and user", printing)
+    form = report.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="print it for a spreadsheet")
+    form.add_argument("--html", metavar="FILE", help="write it as one page with plots; - for standard output")
     verb("terminals", _terminals, "list the terminals that are known and how they are reached", printing)
     verb("peers", _peers, "list the links to other relay servers", printing)
     why = verb("why", _why, "say what would happen to a call of a terminal now, and why")
@@ -325,6 +329,33 @@ def _queue(arguments: argparse.Namespace) -> int:
 
 def _calls(arguments: argparse.Namespace) -> int:
     return _list(arguments, "calls")
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    result, code = _ask(arguments, "report", {})
+    if code != OK:
+        return code
+    if arguments.json:
+        _print(json.dumps(result, indent=2))
+        return OK
+    from appliance.control import report_page, report_view
+
+    if arguments.csv:
+        _print(report_view.as_csv(result))
+    elif arguments.html is None:
+        block = "\u2588" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
+        _print(report_view.as_text(result, block=block))
+    elif arguments.html == "-":
+        _print(report_page.page(result, result["site"]).rstrip("\n"))
+    else:
+        from appliance.storage.disk import Disk
+
+        try:
+            Disk().replace_file(Path(arguments.html), report_page.page(result, result["site"]).encode(), mode=0o644)
+        except OSError as error:
+            print(f"posthouse: {arguments.html}: {error.strerror or error}", file=sys.stderr)
+            return FAILED
+    return OK
 
 
 def _terminals(arguments: argparse.Namespace) -> int:

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import functools
 from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
 
 import trio
 
 from appliance import __version__
 from appliance.calls.caller import CallRefused
+from appliance.calls.report import report
 from appliance.control.server import ControlError
 from appliance.mail.listing import list_message, queue_figures
 from appliance.mail.office import MessageBusy
@@ -43,6 +45,7 @@ class Verbs:
             "queue-release": functools.partial(self._queue_hold, on=False),
             "queue-remove": self._queue_remove,
             "calls": self._calls,
+            "report": self._report,
             "terminals": house.relay.terminals,
             "peers": house.relay.peers,
             "why": house.relay.why,
@@ -109,6 +112,15 @@ class Verbs:
 
     async def _calls(self, arguments: Mapping[str, Any], progress: Progress) -> list[dict[str, Any]]:
         return self.house.core.ledger.calls()
+
+    async def _report(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+        """In a thread: some seconds' work where the ledger is full and the board slow."""
+        config = self.house.config
+        prices = {tariff.name: tariff for tariff in config.tariff}
+        tariffs = {line.name: prices[line.tariff] for line in config.line if line.tariff}
+        entries, zone = list(self.house.core.ledger.entries()), ZoneInfo(config.site.timezone)
+        made = await trio.to_thread.run_sync(report, entries, tariffs, zone)
+        return {"site": config.site.name, **made}
 
     async def _queue(self, arguments: Mapping[str, Any], progress: Progress) -> list[dict[str, Any]]:
         return [list_message(self.house.core.office, e) for e in self.house.core.spool.messages.values()]

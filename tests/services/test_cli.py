@@ -569,3 +569,29 @@ def test_why_a_call_failed(outcome: Outcome) -> None:
     text = views.why({**CALL, "outcome": outcome.value, "number": "", "dials": 1})
     assert text.startswith("call 7 failed: ") and text.endswith("; dialled once")
     assert text.removeprefix("call 7 failed: ").partition(";")[0] != outcome.value
+
+
+REPORT = {
+    "site": "harbour", "since": "2026-01-05", "until": "2026-01-05", "users": [], "months": [],
+    "days": [{"day": "2026-01-05", "currency": "JPY", "calls": 1, "seconds": 60.0, "bytes_in": 1, "bytes_out": 2,
+              "cost": "10", "sent": 1, "fetched": 2, "each_calls": 3, "each_cost": "30"}],
+    "total": [{"all": "", "currency": "JPY", "calls": 1, "seconds": 60.0, "bytes_in": 1, "bytes_out": 2,
+               "cost": "10", "sent": 1, "fetched": 2, "each_calls": 3, "each_cost": "30"}],
+}  # fmt: skip
+
+
+def test_report(stub: Stub, cli: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    stub.answers["report"] = {"result": REPORT}
+    assert cli("report") == 0
+    assert "1 call carried 3 messages for 10 JPY" in capsys.readouterr().out
+    assert cli("report", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == REPORT
+    assert cli("report", "--csv") == 0
+    assert capsys.readouterr().out.splitlines()[1] == "day,2026-01-05,JPY,1,60.0,1,2,10,1,2,3,30"
+    page = tmp_path / "report.html"
+    assert cli("report", "--html", str(page)) == 0
+    assert page.read_text().startswith("<!DOCTYPE html>") and capsys.readouterr().out == ""
+    assert cli("report", "--html", "-") == 0
+    assert capsys.readouterr().out == page.read_text()
+    assert cli("report", "--html", str(tmp_path / "nowhere" / "report.html")) == 1
+    assert "nowhere" in capsys.readouterr().err
