@@ -1,8 +1,9 @@
 """A call's time and bytes beyond what the line itself costs, in software and, with PPP, between two virtual machines.
 
 In software (bearer none, a laboratory's modem and provider on this host, no round trip, no pacing): from the modem's
-CONNECT to the first byte of mail, and from the last byte of mail until the modem is on-hook, less `linger` and the guard
-times. The times are the exchange's and the line's own, not Posthouse's.
+CONNECT to the first byte of mail, and from the last byte of mail until the modem is on-hook, less `linger` and the
+guard times. The times are the exchange's and the line's own, not Posthouse's. Then how long a modem that hangs holds a
+call up.
 
 With PPP (`--vm`; tests/image): two machines, 33,600 bit/s between their modems, Debian's pppd at both ends. The first
 byte of mail is the first that the provider's kernel sees; the last one is where the line falls silent for `linger`.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.lab.laboratory import NUMBER, LabThread
+from appliance.lab.mobile import MobileModem, Sim
 from tests.interop.product import Product
 from tests.interop.providers import free_port, private_folder
 
@@ -26,6 +28,9 @@ ROUNDS = 5
 GUARD_S = 1.0
 """S12's default, as a modem on a port without DTR has it."""
 GOAL_S = 1.0
+BOOT_S = 5.0
+LADDER_S = 100.0
+"""As docs/operating.md has it."""
 
 
 def message(n: int) -> bytes:
@@ -37,6 +42,8 @@ def message(n: int) -> bytes:
 def bench(rounds: int) -> None:
     with private_folder("bench") as folder:
         _software(folder, max(rounds, ROUNDS))
+    with private_folder("bench") as folder:
+        _ladder(folder)
 
 
 def _software(folder: Path, rounds: int) -> None:
@@ -64,6 +71,31 @@ def _software(folder: Path, rounds: int) -> None:
     print(f"bearer none, a pseudo-terminal without modem lines, {rounds} calls; seconds: median (longest)")
     _print("CONNECT to the first byte of mail", begins)
     _print("last byte of mail to on-hook, beyond linger and two guard times", ends, GOAL_S)
+
+
+def _ladder(folder: Path) -> None:
+    """A module that hangs: until it is dialled after its restart, and until a dead one is given up. What the module itself
+    takes to start is part of it."""
+    with LabThread(paced=False, ring_s=0.05, train_s=0.05, sim=Sim()) as lab:
+        modem = lab.lab.modem
+        assert isinstance(modem, MobileModem)
+        modem.boot_s = BOOT_S
+        product = _product(folder, lab)
+        product.config["line"][0] |= {"profile": "gsm", "numbers": []}
+        product.start()
+        print(f"profile gsm, a module that hangs and starts within {BOOT_S:g} s; seconds")
+        try:
+            for hears, what in (
+                (True, "restarted by AT+CFUN=1,1: from dial to ATD"),
+                (False, "dead: from dial to its end"),
+            ):
+                modem.hears_restart, modem.mute = hears, True
+                began = time.time()
+                call = product.dial()
+                assert (call["outcome"] == "complete") == hears, call
+                _print(what, [(lab.lab.exchange.records[-1].started if hears else time.time()) - began], LADDER_S)
+        finally:
+            product.stop()
 
 
 def _product(folder: Path, lab: LabThread) -> Product:
