@@ -10,9 +10,13 @@ It must not know what is dialled then, nor where it is remembered that a PIN was
     NEW      noted GIVEN, then given; the modem says OK            TAKEN
     NEW      the same; the modem says ERROR                        REFUSED: pin-refused
     NEW      the same; no answer, a power cut                      GIVEN
-    TAKEN    as NEW: this SIM has taken it before
+    TAKEN    given, for the SIM has taken it before; OK            TAKEN
+    TAKEN    the same; ERROR, no answer                            as NEW
     GIVEN    as NEW, where the modem tells that no try is used up; else pin-refused
     REFUSED  nothing: pin-refused
+
+A module draws most when it has its PIN and looks for its network: that is when a weak board's power fails. So a PIN
+that was taken once stays so over a power cut.
 
 The last of three tries is left to a person: where the modem tells how many there are (+CPINR), it is not used.
 """
@@ -143,24 +147,27 @@ class Cellular:
                 "the PIN was given once and nobody knows what came of it: it is not given again. Enter it in a "
                 "telephone, or take it off the SIM"
             )
-        if not await record.note(PinState.GIVEN):
+        if record.state is not PinState.TAKEN and not await record.note(PinState.GIVEN):
             self._problem("the SIM is not given its PIN while the disk can't keep what comes of it")
             return Outcome.MODEM_ERROR
         return await self._try(dialogue, record)
 
     async def _try(self, dialogue: Dialogue, record: PinRecord) -> Outcome | None:
-        unknown = False
+        result = PinState.GIVEN
         with trio.CancelScope(shield=True):  # half a try would be one whose result nobody knows
             answer = await dialogue.command(f'AT+CPIN="{self._pin}"', PIN_S, secret=self._pin)
             # Some say ERROR although they take it, or take it without a word.
             taken = is_ok(answer) or at_mobile.sim(await dialogue.command("AT+CPIN?", ANSWER_S)) is Sim.READY
-            unknown = not taken and (answer is None or at_mobile.error_code(answer) == at_mobile.SIM_BUSY)
-            if not unknown:
-                await record.note(PinState.TAKEN if taken else PinState.REFUSED)
-        if unknown:
+            if taken:
+                result = PinState.TAKEN
+            elif answer is not None and at_mobile.error_code(answer) != at_mobile.SIM_BUSY:
+                result = PinState.REFUSED
+            if result is not record.state:
+                await record.note(result)
+        if result is PinState.GIVEN:
             return self._never_again("nobody knows whether the SIM has taken its PIN")
-        if not taken:
-            assert answer is not None, "else unknown"
+        if result is PinState.REFUSED:
+            assert answer is not None
             return self._never_again(f"the SIM refuses the PIN: {at_mobile.error_in_words(answer)}")
         state = await self._sim(dialogue)
         return None if state is Sim.READY else self._refused(Sim.UNKNOWN if state is Sim.PIN else state)

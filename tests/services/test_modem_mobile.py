@@ -170,11 +170,23 @@ async def test_a_pin_taken_before_is_given_at_each_start_of_the_modem(autojump_c
             modem.unlocked = False
             assert await line.prepare() is None
         assert modem.sim.given == [PIN] * 3
+        assert record.log == [PinState.GIVEN, PinState.TAKEN]  # so that a power cut in between leaves it taken
         modem.sim.pin = "9999"  # somebody has changed it on the SIM
         modem.unlocked = False
         for _ in range(3):
             assert await line.prepare() is Outcome.PIN_REFUSED
         assert modem.sim.given == [PIN] * 4
+        assert record.log[2:] == [PinState.REFUSED]
+
+
+async def test_a_pin_taken_before_of_which_nobody_knows_what_came_now(autojump_clock: Any) -> None:
+    async with made(pin=PIN, record=(record := Record(PinState.TAKEN))) as (modem, line):
+        modem.sim = Sim(PIN)
+        modem.answers[f'AT+CPIN="{PIN}"'] = [""]
+        for _ in range(2):
+            assert await line.prepare() is Outcome.PIN_REFUSED
+        assert record.log == [PinState.GIVEN]
+        assert modem.heard.count(f'AT+CPIN="{PIN}"') == 1
 
 
 @pytest.mark.parametrize("tries", [1, 2, 3])
