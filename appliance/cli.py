@@ -114,6 +114,22 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     form = report.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print it for a spreadsheet")
     form.add_argument("--html", metavar="FILE", help="write it as one page with plots; - for standard output")
+    text = "replay traffic against the configuration: what it would cost, and how long mail would wait"
+    simulate = verb("simulate", _simulate, text, printing)
+    simulate.add_argument(
+        "--traffic", type=Path, required=True, metavar="T.csv", help="columns: time, direction, user, size, priority"
+    )
+    simulate.add_argument(
+        "--against",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="another configuration to compare with",
+    )
+    simulate.add_argument("--rate", type=int, default=9600, metavar="BITS", help="of the line in bit/s; default: 9600")
+    text = "of a call, in seconds, for PPP, names and logins; default: 20"
+    simulate.add_argument("--overhead", type=float, default=20.0, metavar="S", help=text)
     verb("terminals", _terminals, "list the terminals that are known and how they are reached", printing)
     verb("peers", _peers, "list the links to other relay servers", printing)
     why = verb("why", _why, "say what would happen to a call of a terminal now, and why")
@@ -355,6 +371,37 @@ def _report(arguments: argparse.Namespace) -> int:
         except OSError as error:
             print(f"posthouse: {arguments.html}: {error.strerror or error}", file=sys.stderr)
             return FAILED
+    return OK
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    if arguments.rate < 1 or not 0 <= arguments.overhead < 86400:
+        print("posthouse: --rate is at least 1 bit/s, --overhead 0 to 86400 s", file=sys.stderr)
+        return USAGE
+    configs = []
+    for file in (_config_file(arguments), *arguments.against):
+        config = _load(argparse.Namespace(config=file))
+        if config is None:
+            return USAGE
+        configs.append((file.name, config))
+    from appliance.app import simulation
+
+    try:
+        traffic = simulation.read(arguments.traffic)
+    except OSError as error:
+        print(f"posthouse: {arguments.traffic}: {error.strerror or error}", file=sys.stderr)
+        return FAILED
+    except simulation.TrafficErrors as errors:
+        for line in str(errors).splitlines():
+            print(f"{arguments.traffic}: {line}", file=sys.stderr)
+        return USAGE
+    rows = simulation.compare(configs, traffic, rate=arguments.rate, overhead_s=arguments.overhead)
+    if arguments.json:
+        _print(json.dumps(rows, indent=2))
+        return OK
+    from appliance.control.simulation_view import as_text
+
+    _print(as_text(rows))
     return OK
 
 

@@ -26,7 +26,7 @@ from appliance.calls.tariff import Billed, border_after, price
 from appliance.config.model import Budget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from zoneinfo import ZoneInfo
 
     from appliance.call import Prospect
@@ -75,14 +75,14 @@ def estimate(prospect: Prospect, recent: Sequence[Past], line: str, *, max_call_
 
 
 class Purse:
-    """What `[budget]` and the free minutes have left, after what was spent. `wall_of` puts a past moment on today's
-    wall clock; months begin on `month_day`; `trusted` as in `tariff.Billed`."""
+    """What `[budget]` and the free minutes have left `now`, after what was `spent`. Months begin on `month_day`;
+    `trusted` as in `tariff.Billed`."""
 
     def __init__(
         self,
         budget: Budget,
         spent: Iterable[Spending],
-        wall_of: Callable[[Mark], float],
+        now: Mark,
         *,
         zone: ZoneInfo,
         month_day: int,
@@ -92,7 +92,12 @@ class Purse:
         self.zone = zone
         self.trusted = trusted
         self._month_day = month_day
-        self._spent = [(wall_of(s.at), s.charge) for s in spent]
+        booted, boot = now.wall - now.boot, now.boot_id or None
+        # On today's wall clock; those of this boot without a function's call, for it is done at each look.
+        self._spent = [
+            (booted + s.at.boot if s.at.boot_id == boot else now.wall - s.at.seconds_until(now), s.charge)
+            for s in spent
+        ]
 
     @property
     def limited(self) -> bool:

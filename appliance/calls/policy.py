@@ -332,9 +332,7 @@ def affordable(settings: Settings, prospect: Prospect, past: Summary, times: Tim
 def purse(settings: Settings, past: Summary, times: Times) -> Purse:
     """What the budget has left now, and the free minutes."""
     month_day = next((way.tariff.month_day for way in settings.ways if way.tariff is not None), 1)
-    return Purse(
-        settings.budget, past.spent, times.wall_of, zone=settings.zone, month_day=month_day, trusted=times.trusted
-    )
+    return Purse(settings.budget, past.spent, times.now, zone=settings.zone, month_day=month_day, trusted=times.trusted)
 
 
 def estimates(settings: Settings, prospect: Prospect, past: Summary) -> dict[str, Estimate]:

@@ -7,6 +7,7 @@ only. So every local time of every date is exactly one instant (`instant`), and 
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ WINDOW_DAYS: Final = 15
 """How far ahead an opening is looked for: a weekly window that falls into a gap whole opens a week later."""
 
 
+@lru_cache(maxsize=512)
 def instant(day: date, at: time, zone: ZoneInfo) -> float:
     """The one moment at which the local clock shows `at` on `day`."""
     first = datetime.combine(day, at, tzinfo=zone)

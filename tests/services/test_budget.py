@@ -49,7 +49,7 @@ def purse(
     budget: Budget, *calls: tuple[str, int], month_day: int = 1, free_s: float = 0.0, trusted: bool = True
 ) -> Purse:
     past = spent(*calls, free_s=free_s)
-    return Purse(budget, past, lambda m: m.wall, zone=ZONE, month_day=month_day, trusted=trusted)
+    return Purse(budget, past, mark(NOW), zone=ZONE, month_day=month_day, trusted=trusted)
 
 
 DAILY, MONTHLY = Budget(per_day=Decimal(100)), Budget(per_month=Decimal(1000), urgent_reserve=Decimal(200))
@@ -234,7 +234,7 @@ def test_a_planned_call_is_affordable_then(calls: list[tuple[int, int]], day: in
     made = [Spending(mark(NOW - hours * HOUR), Charge(1, Decimal(cost), "JPY", "t")) for hours, cost in calls]
     summary = replace(Summary(), spent=tuple(made))
     decision = decide(settings(budget=budget), WAITING, summary, TIMES)
-    it = Purse(budget, made, lambda m: m.wall, zone=ZONE, month_day=1, trusted=True)
+    it = Purse(budget, made, mark(NOW), zone=ZONE, month_day=1, trusted=True)
     if decision.next.at is None:
         assert month - min(reserve, month) < 10
     else:
