@@ -12,8 +12,6 @@ import hashlib
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
-import trio
-
 from appliance.relay.registry import LOST, OFFLINE, ONLINE, REMOVED
 from appliance.relay.request import Found
 from appliance.relay.routes import UP
@@ -84,7 +82,7 @@ class Directory:
         return peer is not None and _covers(peer.terminals, name)
 
     def _way(self, owner: str) -> tuple[str, Route] | None:
-        return self.peers.routes.best(owner, trio.current_time())
+        return self.peers.routes.best(owner, self.peers.now())
 
     def outranked(self, name: str) -> bool:
         """Whether another owner's entry stands in place of ours."""
@@ -107,13 +105,13 @@ class Directory:
         )
 
     def logged_in(self, name: str, counter: int, services: Sequence[str], fingerprint: bytes) -> None:
-        self.peers.registry.publish(name, ONLINE, trio.current_time(), counter, services, fingerprint)
+        self.peers.registry.publish(name, ONLINE, self.peers.now(), counter, services, fingerprint)
         self._changed(name)
 
     def logged_out(self, name: str, counter: int, *, said: bool) -> None:
         entry = self.peers.registry.own.entries.get(name)
         if entry is not None and entry.counter == counter and entry.presence == ONLINE:
-            self.peers.registry.set_presence(name, OFFLINE if said else LOST, trio.current_time())
+            self.peers.registry.set_presence(name, OFFLINE if said else LOST, self.peers.now())
             self._changed(name)
 
     def _changed(self, name: str) -> None:
@@ -149,7 +147,7 @@ class Directory:
             return None
         owner, entry = standing
         presence, since, back, path = self.shown(owner, entry)
-        now = trio.current_time()
+        now = self.peers.now()
         row: dict[str, Any] = {"name": name, "presence": presence, "relay": owner, "path": list(path)}
         row["age"], row["services"] = max(0.0, now - since), list(entry.services)
         row["back_in"] = None if back is None else max(0.0, back - now)
@@ -169,7 +167,7 @@ class Directory:
         if way is None:
             return Found(presence)
         peer = self.peers.all[way[0]]
-        now = trio.current_time()
+        now = self.peers.now()
         by_call = peer.name in self._by_call and peer.link is None
         if by_call:  # not when our own line is up again by plan: when theirs is
             back = self.peers.routes.neighbours[way[0]].routes[owner].back

@@ -30,18 +30,24 @@ class Memory:
     """`registry` is made here; `start` runs in the background."""
 
     def __init__(
-        self, records: Records, clock: Clock, site: str, start: Callable[[Callable[[], Awaitable[None]]], None]
+        self,
+        records: Records,
+        clock: Clock,
+        site: str,
+        start: Callable[[Callable[[], Awaitable[None]]], None],
+        now: Callable[[], float] = trio.current_time,
     ) -> None:
         self._records = records
         self._clock = clock
         self._start = start
+        self._now = now
         last = records.values.get("epoch", {}).get("epoch", 0)
         self.registry = Registry(site, max(int(last) + 1, int(clock.now().wall)))
 
     async def begin(self) -> None:
         """Before anybody is told: our epoch is on the disk. Raises OSError."""
         await self._records.put("epoch", {"epoch": self.registry.own.epoch})
-        now, here = trio.current_time(), self._clock.now()
+        now, here = self._now(), self._clock.now()
         for key, value in tuple(self._records.values.items()):
             match key, value:
                 case "epoch", _:
@@ -56,12 +62,12 @@ class Memory:
                 case _:
                     await self._records.forget(key)
 
-    def keep_epoch(self, then: Callable[[], None]) -> None:
-        """Our epoch was raised; `then` once that is on the disk."""
+    def keep_epoch(self, epoch: int, then: Callable[[], None]) -> None:
+        """Our epoch is to be this one; `then` once that is on the disk."""
 
         async def keep() -> None:
             try:
-                await self._records.put("epoch", {"epoch": self.registry.own.epoch})
+                await self._records.put("epoch", {"epoch": epoch})
             except OSError as error:
                 events.emit(events.STORAGE_FAILED, error=error)
                 return
@@ -80,7 +86,7 @@ class Memory:
                 await self._records.forget(f"e/{name}")
                 return
             here = self._clock.now()
-            age = trio.current_time() - entry.since
+            age = self._now() - entry.since
             value: dict[str, Any] = {
                 "counter": entry.counter,
                 "presence": entry.presence,

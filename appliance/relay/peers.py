@@ -63,7 +63,8 @@ class Peer:
 class Peers:
     """All of them: the `links.Wire`. `changed(names)` is told whose rows may be others; `overruled(name)` that another
     owner's entry stands in place of ours; `accepts(peer, name)` says whether a name from behind that peer is taken;
-    `keep()` is called when our epoch was raised and must be durable before it is told."""
+    `keep(epoch, then)` makes a higher epoch of ours durable, before anybody is told of it. `now()` is a clock that only
+    grows, in seconds."""
 
     def __init__(
         self,
@@ -75,10 +76,12 @@ class Peers:
         changed: Callable[[Sequence[str]], None],
         overruled: Callable[[str], None],
         outranked: Callable[[str], bool],
-        keep: Callable[[Callable[[], None]], None],
+        keep: Callable[[int, Callable[[], None]], None],
         make_link: Callable[[Connection, str], PeerLink],
+        now: Callable[[], float] = trio.current_time,
     ) -> None:
         self._me = me
+        self.now = now
         self.registry = registry
         self.routes = routes
         self._timers = timers
@@ -108,13 +111,13 @@ class Peers:
             # Both have opened one: that of the name that sorts first stays.
             ours_stays = self._me < link.name
             stays = not older.opened_there if ours_stays else older.opened_there
-            if stays and trio.current_time() - older.connection.heard < HEARD_S:
+            if stays and self.now() - older.connection.heard < HEARD_S:
                 return False
         peer.link = link
         peer.said, peer.sent, peer.dirty, peer.sending = {}, None, set(), set()
         if older is not None:
             older.connection.end("bye", {"reason": "replaced"})
-        now = trio.current_time()
+        now = self.now()
         peer.ever, peer.since, peer.back = True, now, None
         self.routes.link_up(link.name, now)
         events.emit(events.PEER_UP, peer=link.name, client=link.connection.client)
@@ -130,7 +133,7 @@ class Peers:
         self.requests.link_lost(link)
         if peer is None or peer.link is not link:
             return  # another one has taken its place
-        now = trio.current_time()
+        now = self.now()
         peer.link, peer.sent = None, None
         peer.since, peer.back = now, ended.back
         self.routes.link_down(link.name, now, ended.back)
@@ -145,7 +148,7 @@ class Peers:
             case "have":
                 self._have(peer, body)
             case "route":
-                self.routes.heard(link.name, body, trio.current_time())
+                self.routes.heard(link.name, body, self.now())
                 self._rerouted()
             case "update":
                 self._update(peer, link, body)
@@ -192,19 +195,27 @@ class Peers:
             return
         if owner != peer.name and (other := self.all.get(owner)) is not None and other.link is not None:
             return  # one of our own peers is believed about himself alone
-        changed, ack = self.registry.apply(body, trio.current_time())
-        if ack is not None:
-            link.send("ack", ack)
-            return
+        applied = self.registry.apply(body, self.now())
+        if applied.ack is not None:
+            if not applied.fell:
+                link.send("ack", applied.ack)
+                return
+            self._ask(applied.ack)
         s = self.registry.slices[owner]
         if peer.sent is not None:
             peer.sent[owner] = Sent(s.epoch, s.seq)
         self.dirty(owner)
-        self.merged(changed)
+        self.merged(applied.changed)
+
+    def _ask(self, ack: Mapping[str, Any]) -> None:
+        """Asks everybody who may have more of that owner than we do."""
+        for peer in self.all.values():
+            if peer.link is not None and self.routes.says(peer.name, ack["owner"]):
+                peer.link.send("ack", ack)
 
     def merged(self, names: Sequence[str]) -> None:
         """Entries of these names have changed: where another owner's stands in place of ours, ours goes."""
-        now = trio.current_time()
+        now = self.now()
         for name in names:
             ours = self.registry.own.entries.get(name)
             if ours is not None and ours.presence != REMOVED and self._outranked(name):
@@ -217,13 +228,18 @@ class Peers:
             self._changed(names)
 
     def _met_ourselves(self, peer: Peer, epoch: object, seq: object) -> None:
-        own = self.registry.own
-        if not isinstance(epoch, int) or not isinstance(seq, int) or (epoch, seq) <= (own.epoch, own.seq):
+        if not isinstance(epoch, int) or not isinstance(seq, int) or not self.registry.is_above_us(epoch, seq):
             return
-        if not self.registry.raise_epoch(epoch, trio.current_time()):
+        higher = self.registry.next_epoch(epoch, self.now())
+        if higher is None:
             events.emit(events.NAME_TAKEN, peer=peer.name, name=self._me)
             raise FrameError("name-taken", f"another relay server is called {self._me}")
-        self._keep(lambda: self.dirty(self._me))
+
+        def go_on() -> None:
+            self.registry.begin_epoch(higher)
+            self.dirty(self._me)
+
+        self._keep(higher, go_on)
 
     def _ack(self, peer: Peer, body: Mapping[str, Any]) -> None:
         owner, epoch, seq = body.get("owner"), body.get("epoch"), body.get("seq")
@@ -246,7 +262,7 @@ class Peers:
     def _say_routes(self, peer: Peer) -> None:
         if peer.link is None:
             return
-        now = trio.current_time()
+        now = self.now()
         for owner in sorted({self._me, *self.routes.owners(), *peer.said}, key=lambda o: (o != self._me, o)):
             if owner == peer.name:
                 continue
@@ -283,7 +299,7 @@ class Peers:
         if said is None or said[1] == NONE or owner not in self.registry.slices or peer.sent is None:
             return
         sent = peer.sent.setdefault(owner, Sent(0, 0))
-        frames = self.registry.frames(owner, sent, trio.current_time())
+        frames = self.registry.frames(owner, sent, self.now())
         first = next(frames, None)
         if first is not None:
             peer.sending.add(owner)
@@ -303,7 +319,7 @@ class Peers:
     # ---- housekeeping
     def tidy(self, forget_after_s: float) -> list[str]:
         """Forgets entries that are gone for long, and owners without a route; -> the names of ours that changed."""
-        now = trio.current_time()
+        now = self.now()
         ours = self.registry.forget(now, forget_after_s)
         gone = []
         for owner in [o for o in self.registry.slices if o != self._me]:
@@ -312,6 +328,8 @@ class Peers:
             elif now - self.unreachable.setdefault(owner, now) >= EXPIRED_S:
                 del self.unreachable[owner]
                 gone += self.registry.drop_owner(owner)
+        for ack in self.registry.stalled(now):
+            self._ask(ack)
         if ours:
             self.dirty(self._me)
         self.merged([*ours, *gone])

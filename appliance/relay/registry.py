@@ -6,10 +6,12 @@ that only grows; an entry's `since` is on it.
 Theory of operation. A slice is a set of entries, each with the seq of its last change. `frames` says what a neighbour
 that has (epoch, seq) must hear to have what we have; `apply` takes such frames. A frame with base 0 opens a *full run*:
 until its `last` the slice counts as having that frame's seq, whatever it had; the names heard in it are noted, and at
-`last` the others are gone. So a slice that a line cuts off goes on where it was, on either side.
+`last` the others are gone. So a slice that a line cuts off goes on where it was, with whoever comes first. What we have
+of it is told to others when the run has ended: two who told each other the parts of one would never stop.
 
 We can serve a slice's changes from `floor` on: from the end of its last full run, or from the newest removed entry that
-was dropped. Below that a full run begins.
+was dropped. Below that a full run begins. Full runs of an older and a newer state may cross, where a neighbour learns of
+an owner from two sides at once; a run that has taken us back (`Applied.fell`) must then be told to all.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ ENTRY_LIMIT: Final = 20_000
 OWNER_LIMIT: Final = 256
 SERVICE_LIMIT: Final = 64
 NAME_LIMIT: Final = 63
+RUN_STALLED_S: Final = 600.0
+"""The slowest line brings a frame in this; a run that stands still for longer is asked for again."""
 RAISE_AGAIN_S: Final = 3600.0
 """Our own name met above us twice within this is another relay server of our name."""
 
@@ -59,7 +63,7 @@ class Entry:
 @dataclass(slots=True)
 class Slice:
     """One owner's entries, as far as `seq`. `run`: the names heard in the full run that is under way, None outside of
-    one; `runs` counts them."""
+    one; `run_at`: when it last went on; `fell_from`: the seq that the slice had, at this epoch, when it began."""
 
     owner: str
     epoch: int = 0
@@ -67,16 +71,26 @@ class Slice:
     floor: int = 0
     entries: dict[str, Entry] = field(default_factory=dict)
     run: set[str] | None = None
-    runs: int = 0
+    run_at: float = 0.0
+    fell_from: int = 0
+
+
+@dataclass(slots=True)
+class Applied:
+    """What an update did: `changed` the names whose entries did; `ack`, where it asks its sender for what is missing;
+    `fell`: it has taken the slice back to an older state, so that everybody must hear what we have now."""
+
+    changed: list[str]
+    ack: dict[str, Any] | None = None
+    fell: bool = False
 
 
 @dataclass(slots=True)
 class Sent:
-    """What a neighbour has of an owner, as far as we know; `run` the number of our run that it is in the middle of."""
+    """What a neighbour has of an owner, as far as we know."""
 
     epoch: int
     seq: int
-    run: int | None = None
 
 
 class Registry:
@@ -87,6 +101,7 @@ class Registry:
         self.slices: dict[str, Slice] = {me: Slice(me, epoch)}
         self.owners_of: dict[str, set[str]] = {}
         self._raised = -RAISE_AGAIN_S
+        self._next = 0
 
     @property
     def own(self) -> Slice:
@@ -110,25 +125,35 @@ class Registry:
         old = self.own.entries[name]
         self.publish(name, presence, now, old.counter, old.services, old.fingerprint)
 
-    def raise_epoch(self, above: int, now: float) -> bool:
-        """Our own name was met at this epoch: ours goes above it. False where that happened within the hour."""
+    def next_epoch(self, above: int, now: float) -> int | None:
+        """Our own name was met at this epoch: the one to go on with, once it is durable (`begin_epoch`). None where
+        that has happened within the hour: another relay server has our name."""
         if now - self._raised < RAISE_AGAIN_S:
-            return False
+            return None
         self._raised = now
-        self.own.epoch = above + 1
-        return True
+        self._next = above + 1
+        return self._next
+
+    def begin_epoch(self, epoch: int) -> None:
+        """From now on ours."""
+        self.own.epoch = max(self.own.epoch, epoch)
+
+    def is_above_us(self, epoch: int, seq: int) -> bool:
+        """Whether that is more than we have said under our name, or are about to."""
+        return (epoch, seq) > max((self.own.epoch, self.own.seq), (self._next, 0))
 
     def forget(self, now: float, forget_after: float) -> list[str]:
-        """Our own offline and lost entries that are older become removed, removed ones that are older are dropped; ->
-        the names that changed."""
+        """Our own offline and lost entries that are older become removed; removed ones that are older are dropped,
+        whosever they are. -> the names of ours that changed."""
         own, changed = self.own, []
-        for entry in [e for e in own.entries.values() if now - e.since >= forget_after and e.presence != ONLINE]:
-            if entry.presence == REMOVED:
-                own.floor = max(own.floor, entry.seq)
-                self._drop(own, entry.name)
-            else:
-                self.set_presence(entry.name, REMOVED, now)
-                changed.append(entry.name)
+        for s in self.slices.values():
+            for entry in [e for e in s.entries.values() if now - e.since >= forget_after and e.presence != ONLINE]:
+                if entry.presence == REMOVED and s.run is None:
+                    s.floor = max(s.floor, entry.seq)
+                    self._drop(s, entry.name)
+                elif entry.presence != REMOVED and s is own:
+                    self.set_presence(entry.name, REMOVED, now)
+                    changed.append(entry.name)
         return changed
 
     # ---- looking
@@ -144,43 +169,33 @@ class Registry:
     # ---- sending
     def frames(self, owner: str, sent: Sent, now: float) -> Iterator[dict[str, Any]]:
         """Bodies of the `update`s that bring a neighbour up to what we have; `sent` is kept up with them. None where it
-        has it all."""
+        has it all, or where we are in the middle of a run ourselves."""
         s = self.slices[owner]
-        if sent.epoch != s.epoch:
-            goes_on = False
-        elif sent.run is None:
-            goes_on = s.run is None and sent.seq >= s.floor
-        else:
-            goes_on = sent.run == s.runs
-        if goes_on and sent.seq >= s.seq and (sent.run is None or s.run is not None):
+        if s.run is not None or (sent.epoch == s.epoch and sent.seq >= s.seq):
             return
-        base = sent.seq if goes_on else 0
-        wanted = [e for e in s.entries.values() if e.seq > base and (s.run is None or e.name in s.run)]
-        wanted.sort(key=lambda e: e.seq)
+        goes_on = sent.epoch == s.epoch and sent.seq >= s.floor
+        base = known = sent.seq if goes_on else 0
+        wanted = sorted((e for e in s.entries.values() if e.seq > base), key=lambda e: e.seq)
         parts = list(_parts(wanted)) or [[]]
-        # What changes while a slow link takes these frames is for the next ones.
-        epoch, end, in_run, runs = s.epoch, s.seq, s.run is not None, s.runs
+        epoch, end = s.epoch, s.seq  # what changes while a slow link takes these frames is for the next ones
         for n, part in enumerate(parts):
-            done = n == len(parts) - 1
-            seq = end if done else part[-1].seq
-            last = done and not in_run
-            full = base == 0
-            yield {
-                "owner": owner,
-                "epoch": epoch,
-                "base": base,
-                "seq": seq,
-                "last": last,
-                "entries": [_pack(e, now, 0 if full or not goes_on else base) for e in part],
-            }
+            last = n == len(parts) - 1
+            seq = end if last else part[-1].seq
+            entries = [_pack(e, now, known) for e in part]
+            yield {"owner": owner, "epoch": epoch, "base": base, "seq": seq, "last": last, "entries": entries}
             sent.epoch, sent.seq = epoch, seq
-            sent.run = None if last else (sent.run if goes_on and sent.run is not None else runs)
             base = seq
 
+    def stalled(self, now: float) -> Iterator[dict[str, Any]]:
+        """Bodies of the `ack`s that ask for the rest of runs that nobody goes on with."""
+        for s in self.slices.values():
+            if s.run is not None and now - s.run_at >= RUN_STALLED_S:
+                s.run_at = now
+                yield _ack(s)
+
     # ---- receiving
-    def apply(self, body: Mapping[str, Any], now: float) -> tuple[list[str], dict[str, Any] | None]:
-        """Takes an `update`; -> the names whose entries changed, and the `ack` that asks for what is missing, if any.
-        Raises FrameError for a body that has not its form, or passes a limit."""
+    def apply(self, body: Mapping[str, Any], now: float) -> Applied:
+        """Takes an `update`. Raises FrameError for a body that has not its form, or passes a limit."""
         owner, epoch, base, seq = body.get("owner"), body.get("epoch"), body.get("base"), body.get("seq")
         raw = body.get("entries")
         if not (
@@ -199,7 +214,7 @@ class Registry:
             s = Slice(owner)
         fits = base == s.seq if s.run is not None else base <= s.seq
         if not ((epoch == s.epoch and fits and base) or (base == 0 and epoch >= s.epoch)):
-            return [], {"owner": owner, "epoch": s.epoch, "seq": s.seq}
+            return Applied([], ack=_ack(s))
         entries = [_unpack(item, now, None if base == 0 else s) for item in raw]
         if entries and not (base < entries[0].seq and entries[-1].seq <= seq and _ascending(entries)):
             raise FrameError("bad-body", "entries out of order")
@@ -207,16 +222,19 @@ class Registry:
             raise FrameError("limit", f"more than {ENTRY_LIMIT} entries")
         self.slices[owner] = s
         if base == 0:
-            s.epoch, s.run, s.runs = epoch, set(), s.runs + 1
-            s.seq = seq
+            s.fell_from = 0 if epoch > s.epoch else max(s.seq, s.fell_from)
+            s.epoch, s.run = epoch, set()
+        had = s.seq
         s.seq = seq if s.run is not None else max(s.seq, seq)
+        if s.run is not None:
+            s.run_at = now
         changed = []
         for entry in entries:
             old = s.entries.get(entry.name)
             if s.run is not None:
                 s.run.add(entry.name)
-            elif old is not None and old.seq >= entry.seq:
-                continue  # heard already
+            elif entry.seq <= had:
+                continue  # heard already; it may be gone since
             if old is None or not _same(old, entry):
                 changed.append(entry.name)
             s.entries.pop(entry.name, None)
@@ -228,7 +246,9 @@ class Registry:
                 self._drop(s, name)
             s.run, s.floor = None, seq
             changed += gone
-        return changed, None
+            fell, s.fell_from = s.fell_from > seq, 0
+            return Applied(changed, _ack(s) if fell else None, fell)
+        return Applied(changed)
 
     def drop_owner(self, owner: str) -> list[str]:
         """An owner that is gone for good; -> the names that it had."""
@@ -262,7 +282,7 @@ def _parts(entries: list[Entry]) -> Iterator[list[Entry]]:
 
 
 def _pack(e: Entry, now: float, base: int) -> list[Any]:
-    """`base` above 0: what a neighbour that has it knows is left out at the end."""
+    """`base` above 0: what a neighbour knows that had it before the first of these frames is left out at the end."""
     fields = [e.name, e.seq, e.counter, e.presence, max(0, round(now - e.since))]
     return fields if base and e.static <= base else [*fields, list(e.services), e.fingerprint]
 
@@ -301,6 +321,10 @@ def _unpack(item: object, now: float, known: Slice | None) -> Entry:
                 static = old.static if kept and old is not None else seq
                 return Entry(name, seq, counter, presence, now - age, tuple(services), fingerprint, static)
     raise FrameError("bad-body", "no entry, or a field is missing of one that is new here")
+
+
+def _ack(s: Slice) -> dict[str, Any]:
+    return {"owner": s.owner, "epoch": s.epoch, "seq": s.seq}
 
 
 def _same(a: Entry, b: Entry) -> bool:

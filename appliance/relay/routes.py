@@ -128,7 +128,8 @@ class Routes:
             return {"owner": owner, "path": [], "state": NONE, "age": 0}
         route = best[1]
         body: dict[str, Any] = {"owner": owner, "path": [*route.path, self.me], "state": route.state}
-        body["age"] = max(0, round(now - route.since))
+        # One that is up is as old as this frame: else a link that has been up for `forget_after` would count as none.
+        body["age"] = 0 if route.state == UP else max(0, round(now - route.since))
         if route.back is not None:
             body["back_in"] = max(0, round(route.back - now))
         return body
