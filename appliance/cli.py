@@ -105,8 +105,8 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     dial.add_argument("--no-wait", action="store_true", help="do not wait for the call's end")
     verb("hangup", _hangup, "end the call that is up")
     queue = verb("queue", _queue, "list what waits to be sent, or deal with one message", printing)
-    actions = ("show", "hold", "release", "remove")
-    text = "show the message ID, hold it back, release it again, or remove it unsent"
+    actions = ("show", "hold", "release", "remove", "fetch")
+    text = "show the message ID, hold it back, release it again, remove it unsent; fetch the large message of a stub"
     queue.add_argument("action", nargs="?", choices=actions, help=text)
     queue.add_argument("id", nargs="?", metavar="ID", help="as `posthouse queue` lists them")
     verb("calls", _calls, "list the calls that were made", printing)

@@ -331,6 +331,10 @@ SENT = Event("sent", _I, "{id}: sent to {recipients} by {host}: {reply}")
 DEFERRED = Event("deferred", _W, "{id}: {recipients} deferred by {host}: {reply}")
 IN_DOUBT = Event("in-doubt", _W, "{id}: sent but not acknowledged when the line dropped; it will be sent again")
 FETCHED = Event("fetched", _I, "{account}: {uid} fetched for {user}, {size} bytes")
+STUBBED = Event("stubbed", _I, "{account}: {uid} stays upstream, {size} bytes: {user} has its stub, {token}")
+STUB_ASKED = Event("stub-asked", _I, "{user} asked for {uid}, which stays upstream: {what} with the next call")
+STUB_ASK_IGNORED = Event("stub-ask-ignored", _I, "an automatic mail of {user} would {what} a large message: ignored")
+DELETED_UPSTREAM = Event("deleted-upstream", _I, "{account}: {uid} deleted unread, as {user} asked")
 SMARTHOST_FAILED = Event(
     "smarthost-failed",
     _W,

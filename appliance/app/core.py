@@ -17,6 +17,7 @@ from appliance.mail.office import PostOffice
 from appliance.mail.store.fetched import FetchedRecord, record_name
 from appliance.mail.store.mailbox import Mailbox
 from appliance.mail.store.spool import Spool
+from appliance.mail.stubs import StubTerms
 from appliance.mail.upstream.fetcher import FetchJob
 from appliance.mail.upstream.sender import SendJob
 from appliance.storage.committer import Committer
@@ -64,6 +65,8 @@ class Core:
         self.spool = Spool(self.paths, self.disk, self.committer, self.clock)
         self.spool.recover()
         self.mailboxes: dict[str, Mailbox] = {}
+        self.records: dict[str, FetchedRecord] = {}
+        """One an account for the life of the process: what a user asks for is written into it at any time."""
         self.office = PostOffice(self.spool, self.committer, self.clock)
         self.logins = Logins(config.user, verify=verify_password)
         self.configure(config)
@@ -95,13 +98,21 @@ class Core:
     def jobs(self, config: Config) -> list[Job]:
         """What a call has to do: one job for the spool, one for each account."""
         disk, paths = self.disk, self.paths
+        terms = StubTerms(config.mail.fetch_limit_bytes, config.site.domain, self.office.hostname)
+        accounts: list[tuple[str, FetchedRecord]] = []
         jobs: list[Job] = [SendJob(self.office, config.secrets, self.office.hostname)]
         for user in config.user:
             for account in user.account:
                 name = record_name(user.name, account)
-                record = FetchedRecord(disk, self.committer, paths.fetched, name, corrupt=paths.corrupt)
+                record = self.records.get(name)
+                if record is None:
+                    record = FetchedRecord(disk, self.committer, paths.fetched, name, corrupt=paths.corrupt)
+                    self.records[name] = record
+                accounts.append((user.name, record))
                 secret = config.secrets.get(account.secret, "")
-                jobs.append(FetchJob(account, user.name, self.mailboxes[user.name], record, secret, self.clock))
+                box = self.mailboxes[user.name]
+                jobs.append(FetchJob(account, user.name, box, record, secret, self.clock, stubs=terms))
+        self.office.stubs.replace(accounts)
         return jobs
 
     def tls(self, config: Config) -> ssl.SSLContext:

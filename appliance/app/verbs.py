@@ -16,6 +16,7 @@ from appliance.calls.report import report
 from appliance.control.server import ControlError
 from appliance.mail.listing import list_message, queue_figures
 from appliance.mail.office import MessageBusy
+from appliance.mail.store.fetched import Ask
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -44,6 +45,7 @@ class Verbs:
             "queue-hold": functools.partial(self._queue_hold, on=True),
             "queue-release": functools.partial(self._queue_hold, on=False),
             "queue-remove": self._queue_remove,
+            "queue-fetch": self._queue_fetch,
             "calls": self._calls,
             "report": self._report,
             "terminals": house.relay.terminals,
@@ -133,6 +135,15 @@ class Verbs:
 
     async def _queue_remove(self, arguments: Mapping[str, Any], progress: Progress) -> None:
         await self._change(self.house.core.office.remove(self._message(arguments)))
+
+    async def _queue_fetch(self, arguments: Mapping[str, Any], progress: Progress) -> None:
+        token = str(arguments.get("id"))
+        try:
+            found = await self.house.core.office.stubs.ask(token, Ask.GET)
+        except OSError as error:
+            raise ControlError(f"the disk failed: {error}") from None
+        if not found:
+            raise ControlError(f"no message {token!r} stays upstream; its stub says what it is called")
 
     async def _change(self, change: Awaitable[None]) -> None:
         try:

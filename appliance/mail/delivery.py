@@ -84,10 +84,10 @@ class Inbox(Protocol):
         """A file to stream a message into. The fetcher delivers or discards it."""
         ...
 
-    async def deliver(self, draft: Draft, *, key: str) -> None:
-        """Puts the message into the mailbox, durably. `key` (at most 32 characters of a-z 0-9) names where it came
-        from; it stays with the message, so that a power cut between this and the fetcher's own record leaves no
-        second copy: see `delivered_keys`."""
+    async def deliver(self, draft: Draft, *, key: str, replaces: str = "") -> None:
+        """Puts the message into the mailbox, durably, and takes away what lies there under the key `replaces`. `key`
+        (at most 32 characters of a-z 0-9) names where it came from; it stays with the message, so that a power cut
+        between this and the fetcher's own record leaves no second copy: see `delivered_keys`."""
         ...
 
     def delivered_keys(self) -> set[str]:

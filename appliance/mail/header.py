@@ -31,7 +31,8 @@ _FIELD: Final = re.compile(rb"([!-9;-~]+)[ \t]*:[ \t]*(.*)", re.DOTALL)
 @dataclass(frozen=True, slots=True)
 class Header:
     """What a header said. `message_id`: "" where it has none, or one longer than `MAX_MESSAGE_ID`; `has_message_id`
-    tells these apart. `well_formed`: it begins with a field, or is empty."""
+    tells these apart. `well_formed`: it begins with a field, or is empty. `automatic`: a program wrote it by itself
+    (RFC 3834 §5, and what was usual before)."""
 
     received: int
     message_id: str
@@ -39,6 +40,7 @@ class Header:
     has_date: bool
     priority: Priority
     well_formed: bool
+    automatic: bool = False
 
 
 class HeaderGatherer:
@@ -81,11 +83,21 @@ class HeaderGatherer:
             has_date=any(name == b"date" for name, _ in fields),
             priority=_priority(fields),
             well_formed=well_formed,
+            automatic=any(_is_automatic(name, value) for name, value in fields),
         )
 
 
 def _text(value: bytes) -> str:
     return value.strip().decode("utf-8", "replace")
+
+
+def _is_automatic(name: bytes, value: bytes) -> bool:
+    word = _text(value).lower()
+    if name == b"auto-submitted":
+        return word.partition(";")[0].strip() != "no"
+    if name == b"precedence":
+        return word in ("bulk", "junk", "list", "auto_reply")
+    return name in (b"x-autoreply", b"x-autorespond", b"x-auto-response-suppress", b"list-id")
 
 
 def priority_of_number(number: int) -> Priority:

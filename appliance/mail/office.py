@@ -21,6 +21,7 @@ from appliance.call import Prospect
 from appliance.clock import Mark
 from appliance.mail.envelope import Envelope, MessageState, Priority, Recipient, RecipientState, Verdict
 from appliance.mail.routing import Refusal, Router
+from appliance.mail.stubs import Stubs
 from appliance.storage.draft import Draft
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from appliance.clock import Clock
     from appliance.config.model import Mail, Site, Smarthost, User
+    from appliance.mail.store.fetched import Ask
     from appliance.mail.store.mailbox import Mailbox
     from appliance.mail.store.spool import Spool
     from appliance.storage.committer import Committer
@@ -59,6 +61,10 @@ class Submission:
     users: dict[str, None] = field(default_factory=dict)
     remote: dict[str, Recipient] = field(default_factory=dict)
     count: int = 0
+    asks: dict[str, Ask] = field(default_factory=dict)
+    """Token -> what is to be done with the message that stays upstream."""
+    automatic: bool = False
+    """Its header says that a program sent it by itself."""
     has_room: dict[str, bool] = field(default_factory=dict)
     """By user: what his mailbox said of the declared size. Asked once: it may have to look at thousands of files."""
 
@@ -76,6 +82,7 @@ class PostOffice:
         self.deferrals_s: Sequence[float] = (900.0,)
         """How long a message waits before it counts for a call again, by the times that a server has deferred it; the
         last repeats. `app` puts `schedule.retry` here."""
+        self.stubs = Stubs()
         self._committer = committer
         self._clock = clock
         self._free = 0
@@ -109,6 +116,9 @@ class PostOffice:
         """Adds one RCPT TO, or says why not."""
         if submission.count >= self._mail.recipient_limit:
             return Refusal(452, "4.5.3", f"a message has at most {self._mail.recipient_limit} recipients")
+        asked = self.router.token(recipient.address)
+        if asked is not None:
+            return self._ask(submission, *asked)
         route = self.router.route(recipient.address)
         if isinstance(route, Refusal):
             return route
@@ -127,6 +137,15 @@ class PostOffice:
         for address in route.remote:
             copy = Recipient(address, notify=recipient.notify, orcpt=recipient.orcpt)
             submission.remote.setdefault(address, copy)
+        return None
+
+    def _ask(self, submission: Submission, what: Ask, token: str) -> Refusal | None:
+        """Mail to get-TOKEN@ or delete-TOKEN@: from its own user alone, and never sent on."""
+        owner = self.stubs.owner(token)
+        if owner is None or owner != submission.envelope.user:
+            return Refusal(550, "5.7.1" if owner else "5.1.1", "no message of yours waits under that address")
+        submission.count += 1
+        submission.asks[token] = what
         return None
 
     async def over_quota(self, submission: Submission, size: int) -> Refusal | None:
@@ -150,6 +169,11 @@ class PostOffice:
     async def accept(self, submission: Submission, draft: Draft) -> None:
         """Puts the message where it belongs, durably. Raises OSError; the draft is then the caller's to discard."""
         envelope = submission.envelope
+        if submission.asks:
+            await self._do_asked(submission)
+            if not submission.users and not submission.remote:
+                await draft.discard()
+                return
         envelope.size, envelope.crc32 = draft.size, draft.crc32
         envelope.recipients = list(submission.remote.values())
         boxes = [self.mailboxes[user] for user in submission.users]
@@ -198,6 +222,14 @@ class PostOffice:
             sender=envelope.sender,
             recipients=recipients,
         )
+
+    async def _do_asked(self, submission: Submission) -> None:
+        user = submission.envelope.user
+        for token, what in submission.asks.items():
+            if submission.automatic or not submission.envelope.sender:
+                events.emit(events.STUB_ASK_IGNORED, user=user, what=what.value)
+            else:
+                await self.stubs.ask(token, what)
 
     def return_path(self, submission: Submission) -> bytes:
         """What goes in front of a message that is delivered here and nowhere else (RFC 5321 §4.4)."""

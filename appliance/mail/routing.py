@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
+from appliance.mail.stubs import token_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from appliance.config.model import Mail, Site, Smarthost, User
+    from appliance.mail.store.fetched import Ask
 
 __all__ = ["Refusal", "Route", "Router", "bare_address"]
 
@@ -103,6 +106,15 @@ class Router:
                 return Refusal(550, "5.1.1", f"nobody here is called <{address}>")
         remote[address] = None
         return None
+
+    def token(self, address: str) -> tuple[Ask, str] | None:
+        """What a mail to that address asks for and the token, if it is get-TOKEN@ or delete-TOKEN@ the site's domain
+        and nobody's own."""
+        bare = bare_address(address)
+        local, _, domain = bare.rpartition("@")
+        if domain != self._domain or bare in self._aliases or bare in self._user_of:
+            return None
+        return token_of(local)
 
     def may_send_as(self, user: str, sender: str) -> bool:
         """Whether a logged-in user may give this MAIL FROM: one of his own addresses, or `<>`."""

@@ -76,6 +76,7 @@ INFLATE: Final = 64 * 1024
 """Bytes that are inflated at once: what is small may grow a thousandfold."""
 
 _TEMPORARY: Final = frozenset({"UNAVAILABLE", "INUSE", "IN-USE", "LIMIT", "SERVERBUG", "CONTACTADMIN"})  # RFC 5530 §3
+_HEAD: Final = re.compile(r"(?i)BODY\[(?:HEADER|TEXT)")
 _KEY: Final = re.compile(r"(?i)BODY\[([^\]]*)\](?:<([0-9]+)>)?")
 
 
@@ -173,6 +174,10 @@ class ImapClient:
     def headers(self, uids: Collection[int]) -> None:
         """Whole headers; answered by a `Header` each."""
         self._fetch(Ask.HEADERS, uids, f"BODY.PEEK[HEADER]<0.{HEADER_BYTES}>")
+
+    def beginnings(self, uids: Collection[int], octets: int) -> None:
+        """Whole headers and so many octets of what is behind them; answered by a `Header` each, both in one."""
+        self._fetch(Ask.HEADERS, uids, f"BODY.PEEK[HEADER]<0.{HEADER_BYTES}> BODY.PEEK[TEXT]<0.{octets}>")
 
     def header_fields(self, uids: Collection[int], fields: Collection[str]) -> None:
         """Some fields of the header; answered by a `Header` each."""
@@ -376,18 +381,17 @@ class ImapClient:
             arrived = items.get("INTERNALDATE")
             when = internal_date(arrived) if isinstance(arrived, bytes) else None
             sizes.listed[uid] = ev.Listed(uid, number_of(items["RFC822.SIZE"]), when)
+        heads = {key: value for key, value in items.items() if _HEAD.match(key)}
+        for command in self._asked.values() if heads else ():
+            if command.ask is Ask.HEADERS and uid in command.uids:
+                del command.uids[uid]
+                # The header, then what is behind it, whatever order they came in.
+                yield ev.Header(uid, b"".join(v for _, v in sorted(heads.items()) if isinstance(v, bytes)))
+                break
         for key, value in items.items():
             part = _KEY.fullmatch(key)
-            if part is None or isinstance(value, Streamed):
-                continue
-            data = value if isinstance(value, bytes) else b""
-            if part[1].upper().startswith("HEADER"):
-                for command in self._asked.values():
-                    if command.ask is Ask.HEADERS and uid in command.uids:
-                        del command.uids[uid]
-                        yield ev.Header(uid, data)
-                        break
-            elif not part[1]:  # a message so short that it came as a string, or NIL
+            if part is not None and not part[1] and not isinstance(value, Streamed):  # so short that it came as a
+                data = value if isinstance(value, bytes) else b""  # string, or NIL
                 command, uid = self._whose(values)
                 command.uids.pop(uid, None)
                 yield ev.BodyBegin(uid, int(part[2] or 0), len(data))
@@ -407,8 +411,8 @@ class ImapClient:
         ok = status.kind == "OK"
         text = status.text or f"{command.ask} was answered {status.kind}"
         match command.ask:
-            case Ask.CAPABILITY:
-                yield from self._on_capability()
+            case Ask.CAPABILITY if not self._ready:
+                yield from self._go_on()
             case Ask.STARTTLS if ok:
                 if not self._lexer.between_responses:
                     raise RemoteProtocolError("something came unprotected behind the answer to STARTTLS")
@@ -454,10 +458,6 @@ class ImapClient:
         for command in (*self._asked.values(), *self._commands):
             if command.ask is Ask.EXPUNGE and command.all_uids == uids:
                 command.failed = "not marked"
-
-    def _on_capability(self) -> Iterator[ev.Event]:
-        if not self._ready:
-            yield from self._go_on()
 
     def _refuse(self, text: str, *, permanent: bool) -> Iterator[ev.Event]:
         self._over = True

@@ -222,9 +222,9 @@ class Pop3Client:
         self._command("UIDL", _Ask.UIDL)
         self._command("LIST", _Ask.LIST)
 
-    def top(self, number: int) -> None:
-        """The header alone; answered by `Header`."""
-        self._command(f"TOP {number} 0", _Ask.TOP, number)
+    def top(self, number: int, lines: int = 0) -> None:
+        """The header and so many lines of the body; answered by `Header`."""
+        self._command(f"TOP {number} {lines}", _Ask.TOP, number)
 
     def retrieve(self, number: int) -> None:
         """The message; answered by `BodyData` … `BodyEnd`, or `NotRetrieved`."""

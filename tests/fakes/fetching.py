@@ -12,6 +12,7 @@ import trio
 from appliance.call import JobReport, OpenCall
 from appliance.config.model import Account, Tls
 from appliance.mail.store.fetched import FetchedRecord, record_name
+from appliance.mail.stubs import StubTerms
 from appliance.mail.upstream.fetcher import FetchJob
 from appliance.storage.committer import Committer
 from appliance.storage.disk import Disk
@@ -32,6 +33,7 @@ class House:
 
     def __init__(self, folder: Path, account: Account) -> None:
         self.folder, self.account, self.secret = folder, account, "geheim"
+        self.stubs: StubTerms | None = None
         self.disk = Disk()
         self.committer = Committer(self.disk, folder)
         self.inbox = FakeInbox(folder / "mail")
@@ -47,7 +49,7 @@ class House:
             record_name("hanako", self.account),
             corrupt=self.folder / "corrupt",
         )
-        self.job = FetchJob(self.account, "hanako", self.inbox, self.record, self.secret, self.clock)
+        self.job = FetchJob(self.account, "hanako", self.inbox, self.record, self.secret, self.clock, stubs=self.stubs)
 
     async def fetch(self, server: Provider | OSError, **more: object) -> tuple[OpenCall, JobReport]:
         return await run_job(self.job.run, {"pop": server}, **more)  # type: ignore[arg-type, return-value]

@@ -182,6 +182,11 @@ class ImapProvider(Provider):
             part = data if found[1] == "[]" else head + b"\r\n"
             offset = int(found[2] or 0)
             part = part[offset : offset + int(found[3])] if found[2] else part
+            if text := re.search(r"BODY\.PEEK\[TEXT\]<0\.(\d+)>", what):
+                body = data.partition(b"\r\n\r\n")[2][: int(text[1])]
+                wire.out += f"* {number} FETCH (UID {uid} BODY[TEXT]<0> {{{len(body)}}}\r\n".encode() + body
+                wire.out += f" BODY[HEADER]<0> {{{len(head)}}}\r\n".encode() + head + b")\r\n"
+                continue
             key = f"BODY{found[1]}" + (f"<{offset}>" if found[2] else "")
             wire.out += f"* {number} FETCH ({'' if self.uid_last else f'UID {uid} '}{key} {{{len(part)}}}\r\n".encode()
             wire.out += part[: len(part) // 2]

@@ -41,7 +41,7 @@ class FakeInbox:
         self._serial += 1
         return Draft(Disk(), self.folder / f"{self._serial}.draft")
 
-    async def deliver(self, draft: Draft, *, key: str) -> None:
+    async def deliver(self, draft: Draft, *, key: str, replaces: str = "") -> None:
         assert 0 < len(key) <= 32
         assert key.isalnum()
         assert key == key.lower()
@@ -49,6 +49,7 @@ class FakeInbox:
         if self.fail:
             raise OSError(28, "no space left on device")
         draft.finish()
+        self.delivered = [(k, data) for k, data in self.delivered if not replaces or k != replaces]
         self.delivered.append((key, draft.path.read_bytes()))
         draft.path.unlink()
         if self.room is not None:

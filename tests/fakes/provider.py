@@ -212,7 +212,10 @@ class Pop3Provider(Provider):
             elif verb == "LIST":
                 self._many(wire, [f"{i} {len(self.mails[u])}" for i, u in enumerate(listed, 1) if u not in deleted])
             elif verb in ("RETR", "TOP"):
-                data = self.mails[uid] if verb == "RETR" else self.mails[uid].partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+                data = self.mails[uid]
+                if verb == "TOP":
+                    head, _, body = data.partition(b"\r\n\r\n")
+                    data = head + b"\r\n\r\n" + b"".join(body.splitlines(keepends=True)[: int(argument.split()[1])])
                 wire.say("+OK")
                 half = len(data) // 2
                 stuffed = (b"\r\n" + data).replace(b"\r\n.", b"\r\n..")[2:]

@@ -414,3 +414,15 @@ async def test_what_the_redo_log_brought_back_beside_its_moved_self_goes(tmp_pat
     (running.root / "cur" / f"{message.base}:2,S").hardlink_to(message.path)
     running.recover()
     assert [m.path.parent.name for m in running.messages()] == ["cur"]
+
+
+async def test_what_is_delivered_in_the_place_of_another(running: Mailbox) -> None:
+    stub = b"stub"
+    put(running, stub, key="stub1")
+    to_cur(put(running, b"other", key="k2"))
+    to_cur(running.messages()[0].path)
+    for text, key, replaces in ((b"whole", "k3", "stub1"), (b"more", "k4", "none")):
+        draft = running.draft()
+        await draft.write(text)
+        await running.deliver(draft, key=key, replaces=replaces)
+    assert sorted(contents(running)) == [b"more", b"other", b"whole"]

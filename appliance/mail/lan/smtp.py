@@ -397,6 +397,7 @@ class _Session:
         if envelope.mt_priority is None:
             envelope.priority = self._allowed(header.priority)
         envelope.message_id = header.message_id
+        self._submission.automatic = header.automatic
         front = self._office.return_path(self._submission) + self._received(envelope)
         if not header.has_message_id:
             envelope.message_id = f"<{envelope.id}@{self._office.hostname}>"

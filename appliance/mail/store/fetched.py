@@ -4,6 +4,8 @@ It owns one file under `fetched/`, a journal (`storage.journal`). It knows nothi
 
     {"first":WALL}                                   the account's first fetch was made, at that wall clock time
     {"uid":U,"state":S,"size":N,"mid":M}             S: fetched | skipped (neither fetched nor ever deleted)
+    {"uid":U,"state":"stub",…,"token":T}             a stub lies in the mailbox, the message stays upstream
+    {"ask":U,"for":W}                                its user wants it: W is get or delete
     {"gone":[U,…]}                                   the server no longer lists these
     {"part":U,"have":N,"crc":C,"total":T}            the line was cut within this message: what has come of it (`parts`)
     {"folder":[V,N,E,M]}                             UIDVALIDITY, UIDNEXT, messages and HIGHESTMODSEQ of the IMAP folder
@@ -25,6 +27,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+import trio
+
 from appliance import events
 from appliance.mail.store.parts import Part, Parts
 from appliance.storage import journal
@@ -38,7 +42,17 @@ if TYPE_CHECKING:
     from appliance.storage.disk import Disk
     from appliance.storage.journal import Record
 
-__all__ = ["FetchedRecord", "Folder", "Known", "KnownState", "by_message", "delivery_key", "record_name"]
+__all__ = [
+    "Ask",
+    "FetchedRecord",
+    "Folder",
+    "Known",
+    "KnownState",
+    "by_message",
+    "delivery_key",
+    "record_name",
+    "stub_key",
+]
 
 SPARE_LINES: Final = 500
 """History that is not worth writing the file anew: some 50 KB."""
@@ -47,17 +61,27 @@ SPARE_LINES: Final = 500
 class KnownState(StrEnum):
     FETCHED = "fetched"
     SKIPPED = "skipped"
+    STUB = "stub"
+
+
+class Ask(StrEnum):
+    """What a user wants done with a message of which he has a stub."""
+
+    GET = "get"
+    DELETE = "delete"
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
     """A message that must not be fetched. `size` as the server counted it, `message_id` a digest of its Message-ID
-    ("" where it was not seen): both are for a server whose unique-ids changed."""
+    ("" where it was not seen): both are for a server whose unique-ids changed. `token`: what its stub is called, ""
+    where it has none."""
 
     uid: str
     state: KnownState
     size: int
     message_id: str = ""
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +105,11 @@ def delivery_key(user: str, account: Account, uid: str) -> str:
     return _digest(f"{_identity(user, account)}\0{uid}", 24)
 
 
+def stub_key(token: str) -> str:
+    """What a stub is called in the mailbox."""
+    return f"stub{token}"
+
+
 def _identity(user: str, account: Account) -> str:
     return "\0".join((user, account.protocol, account.host, str(account.port), account.login, account.folder))
 
@@ -101,6 +130,9 @@ class FetchedRecord:
         self.folder: Folder | None = None
         """None while there is something left to do, or it is not IMAP."""
         self.parts: dict[str, Part] = {}
+        self.asks: dict[str, Ask] = {}
+        """Unique-id of a stub's message -> what its user wants."""
+        self._asked = trio.Event()
         self.partial = Parts(disk, committer, folder / "parts" / name, self)
         self._disk = disk
         self._committer = committer
@@ -117,7 +149,7 @@ class FetchedRecord:
         for record in replay.records:
             self._apply(record)
         if self.first_fetch is None:  # cut off within `begin`: it will be done again
-            self.known = {uid: k for uid, k in self.known.items() if k.state is KnownState.FETCHED}
+            self.known = {uid: k for uid, k in self.known.items() if k.state is not KnownState.SKIPPED}
         self._good_bytes, self._lines = replay.good_bytes, len(replay.records)
         if replay.torn:
             self._put_aside(corrupt)
@@ -145,20 +177,31 @@ class FetchedRecord:
                 self.first_fetch = float(wall)
             case {
                 "uid": str() as uid,
-                "state": "fetched" | "skipped" as state,
+                "state": "fetched" | "skipped" | "stub" as state,
                 "size": int() as size,
                 "mid": str() as mid,
             }:
-                self.known[uid] = Known(uid, KnownState(state), size, mid)
+                token = str(record.get("token", ""))
+                asked = self.asks.pop(uid, None) or self._asked_for(token)
+                self.known[uid] = Known(uid, KnownState(state), size, mid, token)
                 self.parts.pop(uid, None)
+                if state == "stub" and asked is not None:  # its message has another unique-id now
+                    self.asks[uid] = asked
+            case {"ask": str() as uid, "for": "get" | "delete" as what}:
+                self.asks[uid] = Ask(what)
             case {"gone": list() as uids}:
                 for uid in uids:
                     self.known.pop(uid, None)
                     self.parts.pop(uid, None)
+                    self.asks.pop(uid, None)
             case {"part": str() as uid, "have": int() as have, "crc": int() as crc, "total": int() as total}:
                 self.parts[uid] = Part(have, crc, total)
             case {"folder": [int() as validity, int() as uidnext, int() as exists, int() as modseq]}:
                 self.folder = Folder(validity, uidnext, exists, modseq)
+
+    def _asked_for(self, token: str) -> Ask | None:
+        found = (self.asks.get(k.uid) for k in self.known.values() if k.token == token) if token else ()
+        return next((what for what in found if what is not None), None)
 
     # ---- changes; each raises OSError, and what it was to record is then not recorded
     async def begin(self, wall: float, skipped: Iterable[Known]) -> None:
@@ -177,6 +220,18 @@ class FetchedRecord:
             await self._append([{"gone": sorted(uids)}])
         if self._lines > 2 * len(self.known) + SPARE_LINES:
             await self._committer.commit(self._write_anew)
+
+    async def ask(self, uid: str, what: Ask) -> None:
+        """The user wants this done with a message of which he has a stub."""
+        await self._committer.commit(lambda: self.write([{"ask": uid, "for": what.value}]), then=self._tell)
+
+    def _tell(self) -> None:
+        self._asked.set()
+        self._asked = trio.Event()
+
+    async def wait_asked(self) -> None:
+        """Returns when something is asked for."""
+        await self._asked.wait()
 
     async def leave(self, folder: Folder) -> None:
         """Nothing is left to do in an IMAP folder that looks so."""
@@ -199,6 +254,7 @@ class FetchedRecord:
         records: list[Record] = [] if self.first_fetch is None else [{"first": self.first_fetch}]
         records += map(_line, self.known.values())
         records += (part.line(uid) for uid, part in self.parts.items())
+        records += ({"ask": uid, "for": what.value} for uid, what in self.asks.items())
         records += [_folder_line(self.folder)] if self.folder is not None else []
         data = journal.encode(records)
         self._disk.replace_file(self.path, data)
@@ -206,7 +262,8 @@ class FetchedRecord:
 
 
 def _line(known: Known) -> Record:
-    return {"uid": known.uid, "state": known.state.value, "size": known.size, "mid": known.message_id}
+    line: Record = {"uid": known.uid, "state": known.state.value, "size": known.size, "mid": known.message_id}
+    return {**line, "token": known.token} if known.token else line
 
 
 def _folder_line(folder: Folder) -> Record:

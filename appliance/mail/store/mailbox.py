@@ -260,9 +260,10 @@ class Mailbox:
         seconds, usec = self._next_stamp()
         return Draft(self._disk, self._tmp / f"{seconds}.M{usec:06d}P{os.getpid()}{_DRAFT}")
 
-    async def deliver(self, draft: Draft, *, key: str = "") -> None:
-        """Puts what was written into the mailbox; durable when it returns. Raises OSError; where the disk took the
-        bytes but the flush failed the message may stay, under its key."""
+    async def deliver(self, draft: Draft, *, key: str = "", replaces: str = "") -> None:
+        """Puts what was written into the mailbox, in the place of what lies there under the key `replaces`; durable
+        when it returns. Raises OSError; where the disk took the bytes but the flush failed the message may stay, under
+        its key."""
 
         def work() -> None:
             try:
@@ -272,6 +273,8 @@ class Mailbox:
                 with contextlib.suppress(OSError):
                     self._disk.unlink(draft.path)
                 raise
+            if replaces:
+                self._delete([m.base for m in self.messages() if m.key == replaces])
 
         await self._committer.commit(work)
 

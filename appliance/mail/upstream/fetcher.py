@@ -11,6 +11,9 @@ Theory of operation. Log in, see what is there, then decide for each message:
 | lies in the mailbox under its key                | recorded (a power cut had come between), then as above     |
 | has no room in the mailbox or on the disk        | stays upstream, for a later call                           |
 | is new                                           | asked for -> mailbox -> record -> deleted, unless `keep`   |
+| is new, larger than `fetch_limit`                | a stub of it -> mailbox -> record; it stays upstream       |
+| has a stub, and its user asked for it            | as new; the whole message takes the stub's place           |
+| has a stub, and its user asked to delete it      | deleted                                                    |
 
 Each arrow waits until what is before it is on stable storage, while the next messages already come in: so many are
 asked for that the line never waits for us.
@@ -20,10 +23,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
-
 from appliance import events
 from appliance.call import JobReport
+from appliance.mail.store.fetched import Ask
 from appliance.mail.upstream.fetch_session import LoginRefused, SessionFailed
 from appliance.mail.upstream.imap_fetch import ImapFetch
 from appliance.mail.upstream.imap_session import ImapSession
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from appliance.config.model import Account
     from appliance.mail.delivery import Inbox
     from appliance.mail.store.fetched import FetchedRecord
+    from appliance.mail.stubs import StubTerms
 
 __all__ = ["FetchJob"]
 
@@ -45,9 +48,17 @@ class FetchJob:
     """Implements `call.Job` for one account. One object for all calls."""
 
     def __init__(
-        self, account: Account, user: str, inbox: Inbox, record: FetchedRecord, secret: str, clock: Clock
+        self,
+        account: Account,
+        user: str,
+        inbox: Inbox,
+        record: FetchedRecord,
+        secret: str,
+        clock: Clock,
+        *,
+        stubs: StubTerms | None = None,
     ) -> None:
-        """`secret` is the password itself, not its name."""
+        """`secret` is the password itself, not its name. Without `stubs` every message is fetched whole."""
         folder = "" if account.protocol == "pop3" or account.folder.upper() == "INBOX" else f" {account.folder}"
         self.name = f"fetch {account.login}@{account.host}:{account.port}{folder}"
         self._account = account
@@ -56,7 +67,9 @@ class FetchJob:
         self._record = record
         self._secret = secret
         self._clock = clock
+        self._stubs = stubs
         self._memory = Memory()
+        self._tried: frozenset[str] = frozenset()  # what had been asked for when this call's last run began
 
     @property
     def upstream_bytes(self) -> int:
@@ -64,6 +77,7 @@ class FetchJob:
         return self._memory.upstream_bytes
 
     async def run(self, call: OpenCall) -> JobReport:
+        self._tried = frozenset(self._record.asks)
         try:
             fetch = await self._open(call)
         except LoginRefused as error:
@@ -79,11 +93,12 @@ class FetchJob:
 
     async def _open(self, call: OpenCall) -> Pop3Fetch | ImapFetch:
         account = self._account
-        what = (account, self._user, self._inbox, self._record, self._clock)
+        what = (account, self._user, self._inbox, self._record, self._clock, self._stubs)
         if account.protocol == "pop3":
             pop3 = await Pop3Session.open(call, account, self._secret)
             return Pop3Fetch(*what, pop3, call, self.name, self._memory)
-        imap = await ImapSession.open(call, account, self._secret, folder=account.folder, read_only=account.keep)
+        read_only = account.keep and Ask.DELETE not in self._record.asks.values()
+        imap = await ImapSession.open(call, account, self._secret, folder=account.folder, read_only=read_only)
         return ImapFetch(*what, imap, call, self.name, self._memory)
 
     def _failed(self, call: OpenCall, why: str, *, left: bool) -> JobReport:
@@ -95,5 +110,6 @@ class FetchJob:
         return JobReport(left=left, detail=why)
 
     async def wait_work(self) -> None:
-        """Never: a server is asked once a call."""
-        await trio.sleep_forever()
+        """Returns when a user asks for a large message meanwhile; else a server is asked once a call."""
+        while self._record.asks.keys() <= self._tried:
+            await self._record.wait_asked()

@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
-from appliance.mail.store.fetched import Folder, Known, KnownState
+from appliance import events
+from appliance.mail.store.fetched import Ask, Folder, Known, KnownState, stub_key
 from appliance.mail.upstream.fetch_session import SessionFailed
 from appliance.mail.upstream.identity import HEAD
-from appliance.mail.upstream.intake import Intake, Memory, Seen, finder
+from appliance.mail.upstream.intake import STUB_OCTETS, Intake, Memory, Seen, finder
 from appliance.mail.upstream.pop3_fetch import QUIT_S, WINDOW
 from appliance.protocol import imap_events as imap
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from appliance.config.model import Account
     from appliance.mail.delivery import Inbox
     from appliance.mail.store.fetched import FetchedRecord
+    from appliance.mail.stubs import StubTerms
     from appliance.mail.upstream.imap_session import ImapSession
 
 __all__ = ["ImapFetch"]
@@ -53,6 +55,9 @@ TOGETHER: Final = WINDOW // 2
 
 LISTED_TOGETHER: Final = 500
 """Messages whose sizes and fields are asked for in one FETCH: a command line of at most some 5 KB."""
+
+STUBS_TOGETHER: Final = 50
+"""Messages whose beginnings are asked for in one FETCH: each answer is a whole header."""
 
 FIELDS: Final = ("MESSAGE-ID", "DATE")
 
@@ -95,6 +100,7 @@ class ImapFetch:
         inbox: Inbox,
         record: FetchedRecord,
         clock: Clock,
+        stubs: StubTerms | None,
         session: ImapSession,
         call: OpenCall,
         name: str,
@@ -102,11 +108,12 @@ class ImapFetch:
     ) -> None:
         self.failure = ""
         self.not_given: list[str] = []
-        self._account, self._inbox, self._record, self._clock = account, inbox, record, clock
+        self._account, self._user, self._inbox, self._record, self._clock = account, user, inbox, record, clock
         self._session, self._call, self._name, self._memory = session, call, name, memory
         self._client, self._selected = session.client, session.selected
-        self._intake = Intake(account, user, inbox, record, call, name, memory, lambda message, uid: None)
+        self._intake = Intake(account, user, inbox, record, call, name, memory, clock, stubs, lambda message, uid: None)
         self._asked: deque[_Asked] = deque()
+        self._gone: list[str] = []  # another client deleted them
         self._next = 0
 
     async def run(self) -> None:
@@ -133,7 +140,8 @@ class ImapFetch:
                 self._client.compress()
                 await self._one(imap.Compressed)
             wanted = await self._decide()
-            await self._fetch(wanted, nursery)
+            await self._make_stubs([m for m in wanted if self._intake.leaves(m)])
+            await self._fetch([m for m in wanted if not self._intake.leaves(m)], nursery)
             if not self._intake.failure:
                 await self._finish()
         except SessionFailed as error:
@@ -151,17 +159,18 @@ class ImapFetch:
     # ---- what is there
     def _unchanged(self) -> bool:
         left, now = self._record.folder, self._selected
-        if left is None or left.uidvalidity != now.uidvalidity or (self._client.expunges and self._to_delete()):
+        if left is None or left.uidvalidity != now.uidvalidity or self._record.asks:
+            return False
+        if self._client.expunges and self._to_delete():
             return False
         same = now.uidnext > 0 and (left.uidnext, left.exists) == (now.uidnext, now.exists)
         return same or (now.modseq > 0 and left.modseq == now.modseq)  # RFC 7162 §3.1.2.1
 
     def _to_delete(self) -> dict[int, str]:
-        """What is recorded as fetched and is not to stay: UID -> name."""
-        if self._account.keep:
-            return {}
-        fetched = (k.uid for k in self._record.known.values() if k.state is KnownState.FETCHED)
-        return {uid: name for name in fetched if (uid := self._uid_of(name))}
+        """What is recorded as fetched and is not to stay, or is to go unread: UID -> name."""
+        names = [k.uid for k in self._record.known.values() if k.state is KnownState.FETCHED and not self._account.keep]
+        names += [name for name, what in self._record.asks.items() if what is Ask.DELETE]
+        return {uid: name for name in names if (uid := self._uid_of(name))}
 
     def _name_of(self, uid: int) -> str:
         return f"{self._selected.uidvalidity}.{uid}"
@@ -191,13 +200,14 @@ class ImapFetch:
         return self._wanted(messages)
 
     def _wanted(self, messages: Sequence[imap.Listed]) -> list[_Wanted]:
+        known, asks = self._record.known, self._record.asks
+        sizes = {name: m.size for m in messages if (name := self._name_of(m.uid)) not in known}
+        sizes |= {name: known[name].size for name, what in asks.items() if what is Ask.GET and self._uid_of(name)}
         out = []
-        for m in messages:
-            name = self._name_of(m.uid)
-            if name not in self._record.known:
-                part = self._record.parts.get(name)
-                out.append(_Wanted(m.uid, name, m.size, *((part.have, part.total) if part else ())))
-        size = self._memory.upstream_bytes = sum(m.size - m.have for m in out)
+        for name, size in sizes.items():
+            part = self._record.parts.get(name)
+            out.append(_Wanted(self._uid_of(name), name, size, *((part.have, part.total) if part else ())))
+        size = self._memory.upstream_bytes = sum(m.size - m.have for m in out if not self._intake.leaves(m))
         if out:
             self._call.show(f"{self._name}: {len(out)} new, {size} bytes")
         return sorted(out, key=lambda m: m.size - m.have)
@@ -293,8 +303,21 @@ class ImapFetch:
         found = [m for m in unknown if self._intake.key(self._name_of(m.uid)) in keys]
         if found:
             await self._record.add(*(Known(self._name_of(m.uid), KnownState.FETCHED, m.size) for m in found))
+        for m in unknown:
+            name = self._name_of(m.uid)
+            if stub_key(self._intake.token(name)) in keys and m not in found:
+                await self._intake.stub_is_there(_Wanted(m.uid, name, m.size))
 
     # ---- fetching
+    async def _make_stubs(self, messages: list[_Wanted]) -> None:
+        for i in range(0, len(messages), STUBS_TOGETHER):
+            group = {m.number: m for m in messages[i : i + STUBS_TOGETHER]}
+            self._client.beginnings(list(group), STUB_OCTETS)
+            while group:
+                for event in await self._session.events():
+                    if isinstance(event, imap.Header):
+                        await self._intake.stub(group.pop(event.uid), event.data or b"")
+
     async def _fetch(self, wanted: list[_Wanted], nursery: trio.Nursery) -> None:
         waiting = deque(wanted)
         while not self._intake.failure:
@@ -305,6 +328,7 @@ class ImapFetch:
             for event in await self._session.events():
                 await self._on_event(event, nursery)
         await self._intake.drained()
+        await self._record.forget(self._gone)
 
     def _ask(self, waiting: deque[_Wanted]) -> None:
         """One FETCH: what is left of one message, or as many whole ones as go together."""
@@ -338,7 +362,9 @@ class ImapFetch:
                 self._asked.remove(asked)
                 for message in asked.left.values():
                     self._intake.no_longer(message)
-                    if not done:
+                    if done:
+                        self._gone.append(message.uid)
+                    else:
                         self.not_given.append(f"message {message.number} was not given: {text}")
             case _:
                 pass
@@ -380,6 +406,10 @@ class ImapFetch:
                         self.not_given.append(f"what was fetched could not be deleted: {text}")
                     case imap.Closed():  # else it would have been SessionFailed
                         over = True
+        if done:
+            for name in deleting.values():
+                if self._record.asks.get(name) is Ask.DELETE:
+                    events.emit(events.DELETED_UPSTREAM, account=self._name, uid=name, user=self._user)
         if done and expunges:
             await self._record.forget(list(deleting.values()))
         if done and not self._intake.left and not self.not_given:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from appliance import events
-from appliance.mail.store.fetched import Known, KnownState, by_message, delivery_key
+from appliance.mail.store.fetched import Known, KnownState, by_message, delivery_key, stub_key
 from appliance.mail.store.parts import MIN_PART
 from appliance.mail.upstream.fetch_session import SessionFailed
 from appliance.mail.upstream.identity import HEAD, date_of, message_digest, substitute_uid
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from appliance.call import OpenCall
+    from appliance.clock import Clock
     from appliance.config.model import Account
     from appliance.mail.delivery import Inbox
     from appliance.mail.store.fetched import FetchedRecord
+    from appliance.mail.stubs import StubTerms
     from appliance.storage.draft import Draft
 
-__all__ = ["DISK_S", "Intake", "Memory", "Message", "Seen", "finder"]
+__all__ = ["DISK_S", "STUB_LINES", "STUB_OCTETS", "Intake", "Memory", "Message", "Seen", "finder"]
 
 LOOK: Final = 128 * 1024
 """Bytes of messages between two looks at the room; a draft writes to the disk in pieces of that size."""
@@ -40,6 +42,17 @@ LOOK: Final = 128 * 1024
 CHECKPOINT: Final = 256 * 1024
 """Bytes of a large message after which what has come is made durable: so much of it a killed process or a power cut
 costs at most. A line that drops costs nothing of what has come."""
+
+MAX_CUTS: Final = 2
+"""Times that the line may drop within a message by POP3 before it stays upstream: each began at its first byte."""
+
+STUB_LINES: Final = 20
+"""Lines of the body for a stub by TOP."""
+STUB_OCTETS: Final = 1536
+"""Octets of the body for a stub by IMAP: 5 s of a line of 300 bytes/s."""
+
+TOKEN: Final = 12
+"""Characters of a stub's token, 0-9 a-f. It needs no more than to be one message's: only its own user's mail counts."""
 
 MAX_DELIVERING: Final = 16
 """Messages on their way into the mailbox at once; each holds up to a draft's buffer of memory."""
@@ -75,11 +88,13 @@ class Seen:
 class Memory:
     """What one call remembers for the next, in memory. `deleted`: unique-ids whose deletion was confirmed; that they
     are not listed is no sign of changed unique-ids. `outgrown`: what came of messages for which there was no room.
-    `upstream_bytes`: of the messages that the last call saw and did not fetch."""
+    `upstream_bytes`: of the messages that the last call saw and did not fetch. `cuts`: how often the line dropped
+    within a message that can't be gone on with."""
 
     deleted: set[str] = field(default_factory=set)
     outgrown: dict[str, int] = field(default_factory=dict)
     upstream_bytes: int = 0
+    cuts: dict[str, int] = field(default_factory=dict)
 
 
 def finder(record: FetchedRecord, deleted: set[str]) -> Callable[[Seen, int], Known | None]:
@@ -116,10 +131,13 @@ class Intake:
         call: OpenCall,
         name: str,
         memory: Memory,
+        clock: Clock,
+        stubs: StubTerms | None,
         on_kept: Callable[[Message, str], None],
     ) -> None:
         """`on_kept(message, uid)`: it is recorded as fetched, under `uid`."""
         self.failure = ""
+        self._clock, self._stubs = clock, stubs
         self._account, self._user, self._inbox, self._record = account, user, inbox, record
         self._call, self._name, self._memory, self._on_kept = call, name, memory, on_kept
         self._message: Message | None = None
@@ -174,6 +192,42 @@ class Intake:
         if self._no_disk:
             events.emit(events.DISK_FULL, what=f"{self._no_disk} messages of {self._name}")
 
+    # ---- a message that stays upstream
+    def leaves(self, message: Message) -> bool:
+        """Whether it is so large that only a stub of it is wanted, or was cut too often."""
+        if self._stubs is None or message.uid is None or message.uid in self._record.asks:
+            return False
+        return message.size > self._stubs.limit or self._memory.cuts.get(message.uid, 0) >= MAX_CUTS
+
+    def token(self, uid: str) -> str:
+        return self.key(uid)[:TOKEN]
+
+    async def stub(self, message: Message, head: bytes) -> None:
+        """Delivers the stub of it: `head` is the message's beginning as far as the server gave it. Raises OSError."""
+        assert self._stubs is not None and message.uid is not None
+        from appliance.mail.upstream.stub import make_stub  # the email package costs 3 MB: only when needed
+
+        token = self.token(message.uid)
+        data = make_stub(head, size=message.size, token=token, terms=self._stubs, now=self._clock.now().wall)
+        if not self._has_room(len(data)):
+            return
+        draft = self._inbox.draft()
+        draft.write_nowait(data)
+        try:
+            with trio.fail_after(DISK_S, shield=True):
+                await self._inbox.deliver(draft, key=stub_key(token))
+                await self.stub_is_there(message, message_digest(head))
+        except trio.TooSlowError:
+            raise OSError(f"it took more than {DISK_S:g} s") from None
+        events.emit(
+            events.STUBBED, account=self._name, uid=message.uid, size=message.size, user=self._user, token=token
+        )
+
+    async def stub_is_there(self, message: Message, digest: str = "") -> None:
+        """Records that its stub lies in the mailbox."""
+        assert message.uid is not None
+        await self._record.add(Known(message.uid, KnownState.STUB, message.size, digest, self.token(message.uid)))
+
     # ---- a message that is coming
     def begin(self, message: Message, draft: Draft | None = None, head: bytes = b"", *, total: int = 0) -> None:
         """This one comes now. `draft`, `head`: what has come of it before; `total`: its true size, where the server can
@@ -220,9 +274,11 @@ class Intake:
 
     async def abandon(self) -> None:
         """The session is over, within a message or not. Not ended by the end of the line."""
-        draft = self._draft
-        if draft is None:
+        draft, message = self._draft, self._message
+        if draft is None or message is None:
             return
+        if not self._total and message.uid is not None:
+            self._memory.cuts[message.uid] = self._memory.cuts.get(message.uid, 0) + 1
         kept = False
         if self._total and draft.size >= MIN_PART:
             try:
@@ -274,14 +330,16 @@ class Intake:
         known = self._record.known.get(uid)
         if known is None and message.uid is None:  # only now can be seen what it is
             known = finder(self._record, self._memory.deleted)(seen, message.size)
-        if known is not None:
+        stub = known if known is not None and known.state is KnownState.STUB and uid in self._record.asks else None
+        if known is not None and stub is None:
             await draft.discard()
             if known.uid != uid:
                 await self._record.add(replace(known, uid=uid))
-            if known.state is KnownState.SKIPPED:
+            if known.state is not KnownState.FETCHED:
                 return  # neither fetched nor deleted
         else:
-            await self._inbox.deliver(draft, key=self.key(uid))
+            replaces = stub_key(stub.token) if stub is not None else ""
+            await self._inbox.deliver(draft, key=self.key(uid), replaces=replaces)
             await self._record.add(Known(uid, KnownState.FETCHED, message.size, seen.digest))
             self._call.count(fetched=1, user=self._user, size=draft.size)
             self._memory.upstream_bytes = max(0, self._memory.upstream_bytes - message.size)

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from appliance.mail.store.fetched import Known, KnownState
+from appliance import events
+from appliance.mail.store.fetched import Ask, Known, KnownState, stub_key
 from appliance.mail.upstream.fetch_session import ANSWER_S, SessionFailed
 from appliance.mail.upstream.identity import HEAD, substitute_uid
-from appliance.mail.upstream.intake import Intake, Memory, Seen, finder
+from appliance.mail.upstream.intake import STUB_LINES, Intake, Memory, Seen, finder
 from appliance.protocol import pop3_client as pop3
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from appliance.config.model import Account
     from appliance.mail.delivery import Inbox
     from appliance.mail.store.fetched import FetchedRecord
+    from appliance.mail.stubs import StubTerms
     from appliance.mail.upstream.intake import Message
     from appliance.mail.upstream.pop3_session import Pop3Session
     from appliance.protocol.pop3_client import Listed
@@ -62,6 +64,7 @@ class Pop3Fetch:
         inbox: Inbox,
         record: FetchedRecord,
         clock: Clock,
+        stubs: StubTerms | None,
         session: Pop3Session,
         call: OpenCall,
         name: str,
@@ -72,7 +75,7 @@ class Pop3Fetch:
         self._account, self._user, self._inbox, self._record, self._clock = account, user, inbox, record, clock
         self._session, self._call, self._name, self._memory = session, call, name, memory
         self._client = session.client
-        self._intake = Intake(account, user, inbox, record, call, name, memory, self._on_kept)
+        self._intake = Intake(account, user, inbox, record, call, name, memory, clock, stubs, self._on_kept)
         self._asked: deque[Listed] = deque()
         self._deleting: dict[int, str] = {}  # number -> unique-id
 
@@ -92,7 +95,8 @@ class Pop3Fetch:
     async def _converse(self, nursery: trio.Nursery) -> None:
         try:
             wanted = await self._decide(await self._list())
-            await self._fetch(wanted, nursery)
+            await self._make_stubs([m for m in wanted if self._intake.leaves(m)])
+            await self._fetch([m for m in wanted if not self._intake.leaves(m)], nursery)
             if not self._intake.failure:
                 await self._quit()
         except SessionFailed as error:
@@ -172,7 +176,12 @@ class Pop3Fetch:
                     wanted.append(m)
             elif known.state is KnownState.FETCHED:
                 self._delete(m, known.uid)
-        size = self._memory.upstream_bytes = sum(m.size for m in wanted)
+            elif (asked := record.asks.get(known.uid)) is Ask.GET:
+                wanted.append(m)
+            elif asked is Ask.DELETE:
+                self._delete(m, known.uid, asked=True)
+        self._memory.cuts = {uid: n for uid, n in self._memory.cuts.items() if uid in listed}
+        size = self._memory.upstream_bytes = sum(m.size for m in wanted if not self._intake.leaves(m))
         if wanted:
             self._call.show(f"{self._name}: {len(wanted)} new, {size} bytes")
         return wanted
@@ -216,9 +225,12 @@ class Pop3Fetch:
         found = [m for uid, m in unknown.items() if self._intake.key(uid) in keys]
         if found:
             await self._record.add(*(Known(str(m.uid), KnownState.FETCHED, m.size) for m in found))
+        for uid, m in unknown.items():
+            if stub_key(self._intake.token(uid)) in keys and m not in found:
+                await self._intake.stub_is_there(m)
 
-    def _delete(self, message: Listed, uid: str) -> None:
-        if not self._account.keep and not self._client.over:
+    def _delete(self, message: Listed, uid: str, *, asked: bool = False) -> None:
+        if (asked or not self._account.keep) and not self._client.over:
             self._deleting[message.number] = uid
             self._client.delete(message.number)
             self._session.kick()
@@ -228,6 +240,18 @@ class Pop3Fetch:
         self._delete(message, uid)
 
     # ---- fetching
+    async def _make_stubs(self, messages: list[Listed]) -> None:
+        waiting = deque(messages)
+        asked: dict[int, Listed] = {}
+        while waiting or asked:
+            while waiting and len(asked) < HEADERS_ASKED:
+                message = waiting.popleft()
+                self._client.top(message.number, STUB_LINES)
+                asked[message.number] = message
+            for event in await self._session.events():
+                if isinstance(event, pop3.Header):
+                    await self._intake.stub(asked.pop(event.number), event.data or b"")
+
     async def _fetch(self, wanted: list[Listed], nursery: trio.Nursery) -> None:
         waiting = deque(wanted)
         while not self._intake.failure:
@@ -275,3 +299,6 @@ class Pop3Fetch:
                     case pop3.Closed():  # else it would have been SessionFailed
                         over = True
         self._memory.deleted.update(self._deleting.values())
+        for uid in self._deleting.values():
+            if self._record.asks.get(uid) is Ask.DELETE:
+                events.emit(events.DELETED_UPSTREAM, account=self._name, uid=uid, user=self._user)
