@@ -218,7 +218,6 @@ class _Pump:
         self._local = local
         self._carried = carried
         self._on_end = on_end
-        self._sending = trio.Lock()
         self.failure: CircuitBroken | LocalBroken | None = None
 
     async def run(self, direction: Callable[[], Coroutine[Any, Any, None]], scope: trio.CancelScope) -> None:
@@ -261,8 +260,9 @@ class _Pump:
                 n = await self._socket.recv_into(view)
                 if n == 0:
                     raise CircuitBroken("the circuit was cut off before its end")
+                # What TLS itself may answer (KeyUpdate, RFC 8446 §4.6.3) is due before the next record, and goes out with
+                # it: a direction that reads must never wait for room to send, or two full ones wait for each other.
                 self._sealed.feed(view[:n])
-                await self._send()  # what TLS itself answers; nearly always nothing
         except SealingError as error:
             raise CircuitBroken(str(error)) from error
         except OSError as error:
@@ -275,13 +275,11 @@ class _Pump:
             pass  # it is gone already, and has got everything that it took
 
     async def _send(self) -> None:
-        """What TLS has to send, in its order."""
-        async with self._sending:
-            if data := self._sealed.outgoing():
-                try:
-                    await send_all(self._socket, data)
-                except OSError as error:
-                    raise CircuitBroken(f"the circuit broke: {error.strerror}") from error
+        """What TLS has to send. Of `outward` alone."""
+        try:
+            await send_all(self._socket, self._sealed.outgoing())
+        except OSError as error:
+            raise CircuitBroken(f"the circuit broke: {error.strerror}") from error
 
 
 async def _close(sock: trio.socket.SocketType) -> None:

@@ -37,7 +37,7 @@ class World:
     offers: dict[str, str]
 
 
-SERVERS = [1]
+SERVERS = [1, 2]
 
 
 @contextlib.contextmanager

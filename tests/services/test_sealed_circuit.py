@@ -56,8 +56,12 @@ class Ends:
             sock.close()
 
 
-async def both(ends: Ends, one: circuit.Local, two: circuit.Local) -> None:
+async def both(ends: Ends, one: circuit.Local, two: circuit.Local, *, buffers: int = 0) -> None:
+    """`buffers`: of the sockets between them, bytes; 0 for the kernel's own."""
     a, b = await tcp_pair()
+    for sock in (a, b) if buffers else ():
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ends.caller, a, one)
@@ -234,6 +238,16 @@ async def test_a_reader_that_stops_holds_the_writer_back(keys: tuple[Key, Key, K
         assert source.given < 32 << 20
         nursery.cancel_scope.cancel()
     assert source.was_reset
+
+
+async def test_both_directions_full_at_once_do_not_wait_for_each_other(keys: tuple[Key, Key, Key]) -> None:
+    """Both ends give without pause, and the sockets between them hold less than a record."""
+    ends = Ends(keys)
+    blocks = [os.urandom(60_000) for _ in range(20)]
+    one, two = Held(gives=list(blocks)), Held(gives=list(blocks))
+    await both(ends, one, two, buffers=32768)
+    assert ends.results == {"caller": None, "callee": None}
+    assert bytes(one.got) == bytes(two.got) == b"".join(blocks)
 
 
 async def test_a_socket_as_local_end_is_reset_when_the_circuit_breaks(keys: tuple[Key, Key, Key]) -> None:
