@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
-from tests.bench import call, mail, network
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as pytest does: tests name each other from there
+
+from tests.bench import call, mail, network, relay
 
 BENCHES = {
     "call": (call.bench, "what a call costs beyond its line, with bearer none and by PPP between virtual machines"),
     "mail": (mail.bench, "taking mail in, against Postfix's smtpd"),
+    "relay": (relay.bench, "circuits, logins and the table, against HAProxy, nginx, socat and Syncthing's relay server"),
     "network": (network.bench, "putting right what was changed by hand"),
 }
 
@@ -17,8 +22,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Speed and memory, side by side in one run.")
     parser.add_argument("what", choices=BENCHES, help="; ".join(f"{k}: {h}" for k, (_, h) in BENCHES.items()))
     parser.add_argument("--rounds", type=int, default=3, help="how often each pair is measured (default 3)")
+    parser.add_argument("--part", choices=relay.PARTS, help="of relay: this alone")
     arguments = parser.parse_args()
-    BENCHES[arguments.what][0](arguments.rounds)
+    if arguments.what == "relay":
+        relay.bench(arguments.rounds, arguments.part)
+    else:
+        BENCHES[arguments.what][0](arguments.rounds)
 
 
 if __name__ == "__main__":
