@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from appliance.relay.epoll import EpollSet
 
-__all__ = ["Circuit", "Circuits", "Leg", "TooManyCircuits"]
+__all__ = ["Circuit", "Circuits", "Leg", "TooManyCircuits", "keep_alive"]
 
 READ_BYTES: Final = 64 * 1024
 """One read: beyond this a larger buffer gains nothing, and splice is the better way."""
@@ -56,6 +56,9 @@ CIRCUIT_LIMIT: Final = 10_000
 SWEEPS: Final = 8
 """Looks for idle circuits within one idle limit: so much of it may a circuit be late."""
 FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVE_COUNT = 60, 15, 20
+"""An address translation that has forgotten a connection learns it again from the inside alone: without a word from
+there one that only receives would stand still for good. Five minutes of silence outlast a router's restart."""
 RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER with no time: close(2) sends a reset (socket(7))."""
 NO_PACE: Final = 0xFFFFFFFF
@@ -397,6 +400,14 @@ class _Pipes:
     def close(self) -> None:
         while self._spare:
             self.throw_away(self._spare.pop())
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """For a data connection; set on a listening socket, its connections have it too (tcp(7))."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_EVERY_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
 
 
 def _socket_call(fd: int, call: Callable[[socket.socket], T]) -> T | None:

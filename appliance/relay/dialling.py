@@ -17,6 +17,7 @@ import trio
 from appliance import events
 from appliance.protocol.errors import RemoteProtocolError
 from appliance.protocol.relay import FIRST_LIMIT, VERSION, Decoder, encode
+from appliance.relay.circuits import keep_alive
 from appliance.relay.connection import Connection
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ class Dialling:
                 except OSError:
                     return None
                 try:
+                    keep_alive(sock)
                     if await _join(sock, self._me, ticket):
                         return sock.detach()
                 except (OSError, RemoteProtocolError):

@@ -15,6 +15,7 @@ not his. Owners must take a readiness that turns out to be none.
 from __future__ import annotations
 
 import select
+import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -31,7 +32,13 @@ ENDING: Final = select.EPOLLRDHUP | select.EPOLLHUP
 WRITABLE: Final = select.EPOLLOUT
 BROKEN: Final = select.EPOLLERR
 ROUND: Final = 256
-"""Events taken at once: between two rounds the rest of the process has its turn."""
+"""Events taken at once."""
+TURN_S: Final = 0.001
+"""For one round after the other; then the rest of the process has its turn."""
+LOOKS: Final = 16
+"""Looks for more before the task waits again, 1 µs each: as long as a wait by Trio costs anyhow."""
+LOOK_AGAIN: Final = 64
+"""Turns without a look, where looks have not paid, until one is tried again."""
 
 
 class Owner(Protocol):
@@ -53,6 +60,8 @@ class EpollSet:
         self._epoll = select.epoll()
         self._owners: dict[int, Owner] = {}
         self._again: list[Callable[[], None]] = []
+        self._looks = LOOKS
+        self._turns = 0
 
     def __len__(self) -> int:
         return len(self._owners)
@@ -78,19 +87,41 @@ class EpollSet:
 
     async def run(self) -> None:
         """Until cancelled."""
-        owners = self._owners
         while True:
             if self._again:
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
+            self._turn()
+
+    def _turn(self) -> None:
+        """What there is to do, for `TURN_S` at most."""
+        owners, poll = self._owners, self._epoll.poll
+        until = time.perf_counter() + TURN_S
+        self._turns += 1
+        if not self._turns % LOOK_AGAIN:
+            self._looks = LOOKS
+        left = self._looks
+        while True:
             waiting, self._again = self._again, []
-            for fd, mask in self._epoll.poll(0, ROUND):
+            events = poll(0, ROUND)
+            for fd, mask in events:
                 owner = owners.get(fd)
                 if owner is not None:
                     owner.ready(mask)
             for go_on in waiting:
                 go_on()
+            if events or waiting:
+                if left < self._looks:
+                    self._looks = LOOKS  # a look has paid
+                left = self._looks
+                if time.perf_counter() > until:
+                    return
+            elif left:
+                left -= 1
+            else:
+                self._looks //= 2
+                return
 
     def close(self) -> None:
         """After `run` has ended: closes what is left in it, and itself."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from appliance import events
 from appliance.protocol.relay import FIRST_LIMIT, VERSION, Decoder, FrameError, encode
+from appliance.relay.circuits import keep_alive
 from appliance.relay.connection import LINGER_S, Connection
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Listener:
     def open(self, sockets: Sequence[socket.socket]) -> None:
         """Accepts on these, which are listening and non-blocking, and its own from now on."""
         for sock in sockets:
+            keep_alive(sock)
             door = _Door(self, sock)
             self._doors.append(door)
             self.epoll.add(sock.fileno(), door)

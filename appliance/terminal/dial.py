@@ -16,7 +16,7 @@ from appliance.protocol import relay
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Endpoint", "JoinRefused", "Unreachable", "join", "local_address", "open_control", "open_tcp", "owns"]
+__all__ = ["Endpoint", "JoinRefused", "Unreachable", "join", "open_control", "open_tcp"]
 
 CONNECT_S: Final = 20.0
 """A TCP handshake over the slowest line behind a busy queue."""
@@ -146,24 +146,3 @@ async def _one_frame(stream: trio.SocketStream) -> tuple[str, Mapping[str, Any]]
             return None
         decoder.feed(data)
     return frame
-
-
-# ---- where this computer is
-def local_address(to: tuple[Any, ...], family: int) -> str | None:
-    """The address that this computer would send from to that one now; None without a way to it. Sends nothing."""
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(to)
-        except OSError:
-            return None
-        return str(probe.getsockname()[0])
-
-
-def owns(address: tuple[Any, ...], family: int) -> bool:
-    """Whether that address is still one of this computer's."""
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((address[0], 0, *address[2:]))
-        except OSError:
-            return False
-        return True

@@ -28,8 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Holder"]
 
-TABLE_S: Final = 60.0
-"""20,000 entries in frames of 500 over a slow line take longer; each frame has this long."""
+TABLE_S: Final = 300.0
+"""For a whole table: some thousand entries over a slow line."""
+TABLE_LIMIT: Final = 50_000
+"""Names in a table; the relay server's own limit is 20,000 for each peer (RELAY §1)."""
+SHOWN: Final = 500
+"""Rows in a message on the local socket."""
 WATCH_QUEUE: Final = 1024
 """Changes that a watching client has not read; one that falls further behind is let go and asks anew."""
 LONGEST_WAIT_S: Final = 366 * 86400
@@ -58,7 +62,8 @@ class Holder:
         self._callee: Callee | None = None
         self._listing = trio.Lock()
         self._listeners: set[trio.MemorySendChannel[Mapping[str, Any]]] = set()
-        self._watched: Session | None = None
+        self._watched: Session | None = None  # the one that tells every change
+        self._table = _Table()
         self._scope = trio.CancelScope()
 
     async def hold(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -93,6 +98,7 @@ class Holder:
     # ---- what the relay server says
     def _take(self, session: Session, kind: str, body: Mapping[str, Any]) -> None:
         if kind == "table":
+            self._table.take(body)
             for listener in list(self._listeners):
                 try:
                     listener.send_nowait(body)
@@ -104,6 +110,7 @@ class Holder:
 
     def _session_over(self) -> None:
         self._watched = None
+        self._table.whole.set()
         if self._callee is not None:
             self._callee.session_over()
         for listener in self._listeners:
@@ -145,35 +152,41 @@ class Holder:
         raise Refused(f"no login at the relay server just now: {self._keeper.trouble}", UNREACHABLE)
 
     async def _list(self, given: Mapping[str, Any], show: Show) -> dict[str, Any]:
-        """Each `table` as it comes; without `watch` until the last of the answer."""
+        """The whole table, then, with `watch`, every change."""
         session = await self._requests.session()
         if session is None:
             self._no_relay()
             return {}
-        watch = bool(given.get("watch"))
-        sender, tables = trio.open_memory_channel["Mapping[str, Any]"](WATCH_QUEUE)
+        sender, changes = trio.open_memory_channel["Mapping[str, Any]"](WATCH_QUEUE)
         try:
-            # `list` and `table` carry no id: one question at a time, and its answer is what comes until `last`. What a
-            # watch brings in between is as new as the answer.
+            # `list` and `table` carry no id: one question at a time, and where changes come by themselves none at all.
             async with self._listing:
-                self._listeners.add(sender)
-                await session.send("list", {"watch": watch or self._watched is session})
-                if watch:
-                    self._watched = session
-                last = False
-                while not last:
-                    with trio.fail_after(TABLE_S):
-                        body = await tables.receive()
-                    last = bool(body.get("last", True))
-                    await show(_entries(body))
+                if self._watched is not session:
+                    await self._ask_table(session, watch=bool(given.get("watch")))
+                rows = self._table.rows()
+                if given.get("watch"):
+                    self._listeners.add(sender)
+            for at in range(0, len(rows), SHOWN):
+                await show(_entries({"entries": rows[at : at + SHOWN]}))
             await show({"last": True})
-            while watch:
-                await show(_entries(await tables.receive()))
+            while given.get("watch"):
+                await show(_entries(await changes.receive()))
         except (Unreachable, trio.EndOfChannel, trio.ClosedResourceError, trio.TooSlowError):
             raise Refused("the connection to the relay server broke", UNREACHABLE) from None
         finally:
             self._listeners.discard(sender)
         return {}
+
+    async def _ask_table(self, session: Session, *, watch: bool) -> None:
+        """The answer to the end, also where who asked has gone: the rest of it would be taken for another's."""
+        self._table = _Table()
+        with trio.CancelScope(shield=True), trio.fail_after(TABLE_S):
+            await session.send("list", {"watch": watch})
+            await self._table.whole.wait()
+        if self._keeper.session is not session:
+            raise Unreachable("it ended before the answer")
+        if watch:
+            self._watched = session
 
     async def _step_aside(self, given: Mapping[str, Any], show: Show) -> dict[str, Any]:
         if not self._temporary:
@@ -185,6 +198,38 @@ class Holder:
         return {}
 
 
+class _Table:
+    """What the relay server has told of the table. `whole`: all of its answer, or all that will come of it."""
+
+    def __init__(self) -> None:
+        self.whole = trio.Event()
+        self._rows: dict[str, tuple[float, Mapping[str, Any]]] = {}
+
+    def take(self, body: Mapping[str, Any]) -> None:
+        for row in _rows(body):
+            name, gone = text(row, "name"), not text(row, "presence")
+            if gone:
+                self._rows.pop(name, None)
+            elif name in self._rows or len(self._rows) < TABLE_LIMIT:
+                self._rows[name] = trio.current_time(), row
+        if body.get("last", True):
+            self.whole.set()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """As the relay server would say them now: times are relative."""
+        now = trio.current_time()
+        return [_later(row, now - told) for told, row in self._rows.values()]
+
+
+def _later(row: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    age, back_in = number(row, "age"), number(row, "back_in")
+    return {
+        **row,
+        "age": None if age is None else age + seconds,
+        "back_in": None if back_in is None else max(0.0, back_in - seconds),
+    }
+
+
 def _plain(body: Mapping[str, Any]) -> dict[str, Any]:
     """What a sentence is made of; the rest is nothing that JSON could carry."""
     said = {key: clean(text(body, key)) for key in ("reason", "presence", "text")}
@@ -192,10 +237,13 @@ def _plain(body: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in {**said, **times}.items() if value not in ("", None)}
 
 
-def _entries(body: Mapping[str, Any]) -> dict[str, Any]:
+def _rows(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     entries = body.get("entries")
-    rows = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
-    return {"entries": [_entry(row) for row in rows]}
+    return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+
+
+def _entries(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {"entries": [_entry(row) for row in _rows(body)]}
 
 
 def _entry(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from appliance.events import clean
-from appliance.terminal.dial import Unreachable, local_address
+from appliance.terminal.dial import Unreachable
 from appliance.terminal.fields import text
+from appliance.terminal.network import AddressChanges, local_address
 from appliance.terminal.sentences import FAILED, back
 from appliance.terminal.session import Credentials, LoginRefused, Session, WrongRelay, log_in
 from appliance.terminal.state import LastLogin, StateError
@@ -31,6 +32,8 @@ FIRST_S: Final = 1.0
 LONGEST_S: Final = 60.0
 LOOK_S: Final = 2.0
 """How soon a changed network cuts a pause short."""
+SETTLE_S: Final = 0.2
+"""An address is there a moment before its routes are."""
 STEADY_S: Final = 30.0
 """A login that held so long was a good one: the next pause is the first again."""
 
@@ -175,16 +178,24 @@ class Keeper:
 
     async def _pause(self, seconds: float) -> None:
         self._hurry = trio.Event()
-        was = self._own_address()
-        deadline = trio.current_time() + seconds
-        while (left := deadline - trio.current_time()) > 0 and not self._hurry.is_set():
-            with trio.move_on_after(min(left, LOOK_S)):
+        with trio.move_on_after(seconds), AddressChanges() as changes:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._moved, changes, nursery.cancel_scope)
                 await self._hurry.wait()
-            now = self._own_address()
-            if now is not None and now != was:
+                nursery.cancel_scope.cancel()
+
+    async def _moved(self, changes: AddressChanges, pause: trio.CancelScope) -> None:
+        """Ends the pause, and those to come begin small again, when this computer is in another network."""
+        now = self._own_address()
+        while True:
+            told = await changes.wait(LOOK_S)
+            was, now = now, self._own_address()
+            if told:
+                await trio.sleep(SETTLE_S)
+            if told or now not in (was, None):
                 self._pause_s = FIRST_S
+                pause.cancel()
                 return
-            was = now
 
     def _own_address(self) -> str | None:
         # Looking the relay server's name up would block; which network this computer is in shows with any address.

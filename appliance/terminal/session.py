@@ -5,9 +5,10 @@ The order is fixed: the relay server's certificate is compared with its pin befo
 password goes out only where the relay server asks for it (`enrol`) after that.
 
 Liveness. The relay server names a `keepalive`: after that much silence we ping, after twice that the connection is
-over. Long before that a changed network is noticed: every `LOOK_S` it is looked at which address this computer would
-send from. Where the connection's own address is gone, the connection is; where another way has become the better one,
-or this computer has slept, a ping has `PROBE_S` to be answered.
+over. Long before that a changed network is noticed: every `LOOK_S`, and when the system tells of one, it is looked at
+which address this computer would send from. Where the connection's own address is gone, the connection is; where
+addresses have changed otherwise, or this computer has slept, a ping has some seconds to be answered: three times as
+long as the login took, and `PROBE_S` at most.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import trio
 
 from appliance.protocol import relay
 from appliance.protocol.errors import RemoteProtocolError
-from appliance.terminal.dial import Endpoint, Unreachable, local_address, open_control, owns
+from appliance.terminal.dial import Endpoint, Unreachable, open_control
 from appliance.terminal.fields import number, text
+from appliance.terminal.network import AddressChanges, local_address, owns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -42,6 +44,8 @@ CLOSE_S: Final = 2.0
 LOOK_S: Final = 2.0
 PROBE_S: Final = 10.0
 """An answer over a satellite's line, with its turn-around of 3 s each way."""
+PROBE_LEAST_S: Final = 2.0
+"""The same in a quick network that has just come up."""
 SLEPT_S: Final = 10.0
 """Longer than planned between two looks: this computer was suspended."""
 RECEIVE_BYTES: Final = 64 * 1024
@@ -105,8 +109,10 @@ async def _logins(session: Session, who: Credentials, state: State, certificate:
         }
         if password:
             body["password"] = password
+        asked = trio.current_time()
         await session.send("login", body)
         kind, answer = await session.answer()
+        session.answer_s = trio.current_time() - asked
         if kind == "welcome":
             session.relay_name = text(answer, "relay")
             session.keepalive_s = max(0.0, number(answer, "keepalive") or 0.0)
@@ -136,6 +142,8 @@ class Session:
         self.fingerprint = fingerprint
         self.relay_name = ""
         self.keepalive_s = 0.0
+        self.answer_s = PROBE_S
+        """How long the relay server took to answer the last login."""
         self.why = "the connection ended"
         """Once it has ended."""
 
@@ -151,6 +159,7 @@ class Session:
     async def send(self, kind: str, body: Mapping[str, Any] | None = None) -> None:
         """One frame. Raises Unreachable once the connection is over; a cancelled send ends it."""
         async with self._sending:
+            await trio.lowlevel.checkpoint_if_cancelled()  # nothing has gone out yet
             try:
                 with trio.fail_after(SEND_S):
                     await self._tls.send_all(relay.encode(kind, body or {}))
@@ -239,6 +248,10 @@ class Session:
 
     # ---- liveness
     async def _watch(self) -> None:
+        with AddressChanges() as changes:
+            await self._look(changes)
+
+    async def _look(self, changes: AddressChanges) -> None:
         family, own = self._socket.family, self._socket.getsockname()
         peer = self._socket.getpeername()
         way = local_address(peer, family)
@@ -246,17 +259,17 @@ class Session:
         every_s = min(LOOK_S, self.keepalive_s / 4) if self.keepalive_s else LOOK_S
         while True:
             before = _boot_time()
-            await trio.sleep(every_s)
+            told = await changes.wait(every_s)
             if _boot_time() - before > LOOK_S + SLEPT_S:
                 await self._probe("this computer was asleep")
             was, way = way, local_address(peer, family)
-            if way != was and way is not None:
-                if not owns(own, family):
-                    self._break("this computer has moved to another network")
-                    return
-                await self._probe("the network has changed")
-            elif way is None and was is not None:
+            if (told or way not in (was, None)) and not owns(own, family):
+                self._break("this computer has moved to another network")
+                return
+            if way is None:
                 way = ""  # no way just now; probed when there is one again
+            elif told or way != was:
+                await self._probe("the network has changed")
             silent = trio.current_time() - self._heard
             if self.keepalive_s and silent >= 2 * self.keepalive_s:
                 self._break(f"the relay server has been silent for {silent:.0f} s")
@@ -268,10 +281,11 @@ class Session:
     async def _probe(self, why: str) -> None:
         """Whether the relay server still answers on this connection."""
         asked = trio.current_time()
-        with trio.move_on_after(PROBE_S):
+        patience_s = min(PROBE_S, max(PROBE_LEAST_S, 3 * self.answer_s))
+        with trio.move_on_after(patience_s):
             await self._say("ping")
         while self._heard < asked:
-            if trio.current_time() - asked > PROBE_S:
+            if trio.current_time() - asked > patience_s:
                 self._break(f"{why}, and the relay server does not answer any more")
                 return
             await trio.sleep(0.1)

@@ -260,8 +260,8 @@ class _Pump:
                 n = await self._socket.recv_into(view)
                 if n == 0:
                     raise CircuitBroken("the circuit was cut off before its end")
-                # What TLS itself may answer (KeyUpdate, RFC 8446 §4.6.3) is due before the next record, and goes out with
-                # it: a direction that reads must never wait for room to send, or two full ones wait for each other.
+                # What TLS itself may answer (KeyUpdate, RFC 8446 §4.6.3) is due before our next record, and goes out
+                # with it: who reads must never wait for room to send, or two full directions wait for each other.
                 self._sealed.feed(view[:n])
         except SealingError as error:
             raise CircuitBroken(str(error)) from error

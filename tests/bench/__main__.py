@@ -13,7 +13,10 @@ from tests.bench import call, mail, network, relay
 BENCHES = {
     "call": (call.bench, "what a call costs beyond its line, with bearer none and by PPP between virtual machines"),
     "mail": (mail.bench, "taking mail in, against Postfix's smtpd"),
-    "relay": (relay.bench, "circuits, logins and the table, against HAProxy, nginx, socat and Syncthing's relay server"),
+    "relay": (
+        relay.bench,
+        "circuits, logins and the table, against HAProxy, nginx, socat and Syncthing's relay server",
+    ),
     "network": (network.bench, "putting right what was changed by hand"),
 }
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from appliance.config import passwords
 from tests.bench import relay_load as load
+from tests.bench import relay_memory, relay_table
 from tests.bench import relay_rivals as rivals
-from tests.bench import relay_table
 from tests.fakes.relay_client import Key
 from tests.interop.product import PASSWORD
 from tests.interop.providers import private_folder
@@ -35,7 +35,6 @@ PARTS = ("throughput", "trip", "setup", "memory", "table")
 def bench(rounds: int, only: str = "") -> None:
     if lacking := rivals.lacking():
         raise SystemExit(f"scripts/bench relay compares with programs that are not installed; as root: {lacking}")
-    os.environ["POSTHOUSE_BENCH"] = "1"
     load1 = os.getloadavg()[0]
     print(f"{os.cpu_count()} processors, load before {load1:.1f}; the median of {rounds}", flush=True)
     with private_folder("bench") as folder:
@@ -49,9 +48,7 @@ def bench(rounds: int, only: str = "") -> None:
                 if "setup" in wanted:
                     _setup(routes, rounds)
         if "memory" in wanted:
-            from tests.bench import relay_memory
-
-            relay_memory.bench(folder)
+            relay_memory.bench(folder, lambda root, name, terminals: site(root, name, terminals, {}))
         if "table" in wanted:
             relay_table.bench(folder)
 

@@ -423,6 +423,11 @@ def anonymous_kb(pids: list[int]) -> int:
     return total
 
 
+def resident_mb(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+
+
 def below(pid: int) -> list[int]:
     """A process and all those below it."""
     out = [pid]
@@ -430,5 +435,3 @@ def below(pid: int) -> list[int]:
         for child in task.read_text().split():
             out += below(int(child))
     return out
-
-

@@ -131,9 +131,7 @@ def _tell(x: load.PeerLink, base: int, seqs: list[int]) -> None:
             else [f"pc{(s - ENTRIES) * (ENTRIES // CHANGED)}", s, 1_700_000_000_000 + s, 2, 0]
             for s in part
         ]
-        x.send(
-            "update", owner="x", epoch=EPOCH, base=base, seq=part[-1], last=part[-1] == seqs[-1], entries=entries
-        )
+        x.send("update", owner="x", epoch=EPOCH, base=base, seq=part[-1], last=part[-1] == seqs[-1], entries=entries)
         base = part[-1]
 
 

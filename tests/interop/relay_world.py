@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fakes.netns import Namespace
 
@@ -123,6 +123,24 @@ class Pc:
 
         wait_until(there, f"{self.name} says {until!r}")
         return child
+
+    @contextlib.contextmanager
+    def piped(
+        self, verb: str, *more: str, patience: float = 180.0
+    ) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]]:
+        """A verb with its standard input and output; killed after `patience`, so that nothing waits for it for good."""
+        child = self.popen(self.argv(verb, *more), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert child.stdin is not None and child.stdout is not None
+        watchdog = threading.Timer(patience, child.kill)
+        watchdog.start()
+        try:
+            yield child, child.stdin, child.stdout
+        finally:
+            watchdog.cancel()
+            end_process(child)
+            child.stdout.close()
+            with contextlib.suppress(OSError):
+                child.stdin.close()
 
     def login(self, **offers: str) -> subprocess.Popen[bytes]:
         given = ["--relay", self.relay.at, "--name", self.name, "--fingerprint", self.relay.fingerprint]

@@ -457,6 +457,31 @@ async def test_list_watches_over_lost_connections(tmp_path: Path) -> None:
         assert await stop(process, signal.SIGINT) == 0
 
 
+async def test_list_is_whole_while_another_watches(tmp_path: Path) -> None:
+    """Changes and answers come as the same message: a change that comes first must not be taken for the answer."""
+    async with house(tmp_path) as h:
+        one, two = h.terminal("pc1"), h.terminal("pc2")
+        await one.login()
+        watching = Terminal(tmp_path, "pc1", h.relay, h.nursery)
+        await watching.start("list", "--watch", until="pc1")
+        await two.login("--offer", "ssh=127.0.0.1:22")
+        await watching.until(lambda: "pc2  online" in watching.said, "pc2 comes")
+
+        def change_first(login: Login, kind: str, body: Body) -> bool:
+            async def both() -> None:
+                rows = [{"name": n, "presence": "online", "services": s} for n, s in (("pc2", ["ssh"]), ("pc1", []))]
+                await login.send("table", entries=rows[:1], last=True)
+                await login.send("table", entries=rows, last=True)
+
+            if kind == "list":
+                h.nursery.start_soon(both)
+            return kind == "list"
+
+        h.relay.answer = change_first
+        rows = json.loads((await one.run("list", "--json")).stdout)
+        assert [(r["name"], r["services"]) for r in rows] == [("pc1", []), ("pc2", ["ssh"])]
+
+
 # ---- whom one has met
 async def test_another_certificate_of_a_terminal_is_refused_until_it_is_forgotten(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
