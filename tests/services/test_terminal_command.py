@@ -543,7 +543,7 @@ async def test_ask(tmp_path: Path, answer: str, code: int) -> None:
         await one.login()
         given = ["--relay", h.relay.at, "--name", "pc2", "--fingerprint", h.relay.fingerprint, "--ask"]
         argv = two.argv("login", *given, "--offer", f"echo={await h.service(echo)}")
-        child = pexpect.spawn(argv[0], argv[1:], env=two.environment(), timeout=SOON_S)
+        child = pexpect.spawn(argv[0], argv[1:], env=two.environment(), timeout=SOON_S, use_poll=True)
         await trio.to_thread.run_sync(child.expect, "pc2 is logged in")
         child.sendline("y")  # nobody has asked yet: it is no answer to what comes
         async with trio.open_nursery() as nursery:
@@ -566,7 +566,7 @@ async def test_the_password_is_not_shown_at_the_prompt(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
         argv = h.terminal("pc1").argv("login", "--relay", h.relay.at, "--name", "pc1")
         environment = {k: v for k, v in h.terminal("pc1").environment().items() if k != "POSTHOUSE_PASSWORD"}
-        child = pexpect.spawn(argv[0], argv[1:], env=environment, timeout=SOON_S)
+        child = pexpect.spawn(argv[0], argv[1:], env=environment, timeout=SOON_S, use_poll=True)
         for expected, answer in ((r"\[y/N\] ", "yes"), ("Password of pc1, to enrol this terminal: ", PASSWORD)):
             await trio.to_thread.run_sync(child.expect, expected)
             child.sendline(answer)
@@ -587,7 +587,7 @@ async def test_ask_needs_somebody_to_ask(tmp_path: Path) -> None:
 async def test_the_first_contact_is_confirmed_at_a_prompt(tmp_path: Path, answer: str, code: int) -> None:
     async with house(tmp_path) as h:
         argv = h.terminal("pc1").argv("login", "--relay", h.relay.at, "--name", "pc1")
-        child = pexpect.spawn(argv[0], argv[1:], env=h.terminal("pc1").environment(), timeout=SOON_S)
+        child = pexpect.spawn(argv[0], argv[1:], env=h.terminal("pc1").environment(), timeout=SOON_S, use_poll=True)
         await trio.to_thread.run_sync(child.expect, h.relay.fingerprint)
         await trio.to_thread.run_sync(child.expect, r"\[y/N\] ")
         assert not h.relay.heard
