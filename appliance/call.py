@@ -212,9 +212,10 @@ class Line(Protocol):
         """Addresses of the name servers that the far end gave for this call."""
         ...
 
-    async def prepare(self) -> Outcome | None:
+    async def prepare(self, tell: Callable[[str], None] = lambda text: None) -> Outcome | None:
         """Opens the port, finds the modem, hangs up what a crash left off-hook, sends the init strings.
-        None when it can dial, else why it can't. May be called again after a failed dial."""
+        None when it can dial, else why it can't. May be called again after a failed dial. `tell` takes what a person
+        who waits would like to know, in a line each: this may take minutes."""
         ...
 
     async def dial(self, number: str) -> Dialled:

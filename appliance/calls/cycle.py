@@ -268,7 +268,7 @@ class Cycle:
     async def _prepare(self, line: call.Line) -> Dialled | None:
         """None: the line can dial."""
         with trio.move_on_after(PREPARE_DEADLINE_S) as scope:
-            outcome = await line.prepare()
+            outcome = await line.prepare(lambda text: self._tell(f"{self.name}: {text}"))
         if scope.cancelled_caught:
             outcome = Outcome.MODEM_SILENT
         if outcome is None:

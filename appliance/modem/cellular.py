@@ -36,6 +36,7 @@ from appliance.protocol.at_mobile import Registration, Sim
 from appliance.protocol.errors import LocalProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from appliance.call import PinRecord
@@ -85,9 +86,10 @@ _REGISTRATION_WORDS: Final = {
 
 
 class Cellular:
-    """Of one line, call after call. `pin`: "" where the configuration has none."""
+    """Of one line, call after call. `pin`: "" where the configuration has none. `tell` takes progress for who waits."""
 
-    def __init__(self, config: model.Line, pin: str, record: PinRecord | None) -> None:
+    def __init__(self, config: model.Line, pin: str, record: PinRecord | None, tell: Callable[[str], None]) -> None:
+        self._tell = tell
         self._line = config.name
         self._apn = config.apn
         self._pin = pin
@@ -174,6 +176,7 @@ class Cellular:
 
     def _never_again(self, why: str) -> Outcome:
         events.emit(events.PIN_REFUSED, line=self._line, why=why)
+        self._tell(why)
         return Outcome.PIN_REFUSED
 
     # ---- the network
@@ -185,6 +188,7 @@ class Cellular:
                 return failed
         state: Registration | None = None
         rssi: int | None = None
+        told = ""
         with trio.move_on_after(NETWORK_S):
             while True:
                 state = await self._registration(dialogue)
@@ -192,12 +196,17 @@ class Cellular:
                 if state is not None and state.serves and (rssi is None or rssi >= SIGNAL_MINIMUM):
                     await self._found(dialogue, state, rssi)
                     return None
+                found = f"looking for a network: {_in_words(state)}; signal {_strength(rssi)}"
+                if found != told:
+                    told = found
+                    self._tell(found)
                 await trio.sleep(POLL_S)
         if state is not None and state.serves:
             why = f"the signal is too weak: {_strength(rssi)}, {at_mobile.dbm(SIGNAL_MINIMUM)} dBm is the least"
         else:
-            why = f"no network: {_REGISTRATION_WORDS.get(state)}; signal {_strength(rssi)}"
+            why = f"no network: {_in_words(state)}; signal {_strength(rssi)}"
         events.emit(events.NO_NETWORK, line=self._line, why=why)
+        self._tell(why)
         return Outcome.NO_NETWORK
 
     async def _name_access_point(self, dialogue: Dialogue) -> Outcome | None:
@@ -233,17 +242,23 @@ class Cellular:
     async def _found(self, dialogue: Dialogue, state: Registration, rssi: int | None) -> None:
         network = "a foreign" if state is Registration.ROAMING else "the home"
         events.emit(events.NETWORK_FOUND, line=self._line, network=network, signal=_strength(rssi))
+        self._tell(f"registered with {network} network, signal {_strength(rssi)}")
         told = at_mobile.clock(await dialogue.command("AT+CCLK?", ANSWER_S))
         self._told = (told, trio.current_time()) if told is not None else None
 
     def _problem(self, what: str) -> None:
         events.emit(events.SIM_PROBLEM, line=self._line, what=what)
+        self._tell(what)
 
 
 def explain(answer: Answer) -> tuple[Outcome | None, str]:
     """What an error as a dial's result means: the outcome where it is the network's, and the text in words."""
     code = at_mobile.error_code(answer)
     return Outcome.NO_NETWORK if code in at_mobile.NO_SERVICE else None, at_mobile.error_in_words(answer)
+
+
+def _in_words(state: Registration | None) -> str:
+    return "found" if state is not None and state.serves else _REGISTRATION_WORDS[state]
 
 
 def _strength(rssi: int | None) -> str:

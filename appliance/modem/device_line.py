@@ -21,6 +21,7 @@ from appliance.modem.device import Counters, look, wait_for
 from appliance.modem.over_device import OverDevice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from appliance.config import model
@@ -39,12 +40,13 @@ class DeviceLine:
         self._streams: OverDevice | None = None
         self._counters = Counters()
 
-    async def prepare(self) -> Outcome | None:
+    async def prepare(self, tell: Callable[[str], None] = lambda text: None) -> Outcome | None:
         self._counters.forget()
         await trio.lowlevel.checkpoint()
         lacks = look(self._device).lacks(self._device)
         if lacks:
             events.emit(events.LINE_DOWN, line=self.name, what=lacks)
+            tell(lacks)
             return Outcome.NO_NETWORK
         return None
 

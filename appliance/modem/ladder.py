@@ -54,7 +54,8 @@ class PowerSwitch(Protocol):
 
 class Ladder:
     """Of one line, call after call. `open` gives the dialogue on the open port, and opens it first if need be
-    (PortError); `close` closes it. `complaint`: after a climb in vain, what there is to say."""
+    (PortError); `close` closes it; `tell` takes progress for who waits. `complaint`: after a climb in vain, what there
+    is to say."""
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class Ladder:
         *,
         open: Callable[[], Awaitable[Dialogue]],
         close: Callable[[], Awaitable[None]],
+        tell: Callable[[str], None],
     ) -> None:
         self.complaint = ""
         self._line = line
@@ -75,6 +77,7 @@ class Ladder:
         self._power = power
         self._open = open
         self._close = close
+        self._tell = tell
 
     async def find(self) -> Dialogue | None:
         """The modem, answering and on-hook; None when all rungs were in vain, within `LADDER_S`. Raises PortError for a
@@ -90,7 +93,7 @@ class Ladder:
             except PortError as error:
                 if self._power is None or error.busy:
                     raise
-                self._tell(str(error))
+                self._problem(str(error))
                 found, tried = None, "the opening of its port"
             if found is None and self._power is not None:
                 found, how = await self._cycle(self._power, tried), "its power was off"
@@ -136,7 +139,7 @@ class Ladder:
         try:
             await power.cycle()
         except OSError as error:
-            self._tell(f"its power can't be switched: {error}")
+            self._problem(f"its power can't be switched: {error}")
             return None
         return await self._wait_back(self._profile.boot_s)
 
@@ -156,6 +159,8 @@ class Ladder:
 
     def _rung(self, tried: str, now: str) -> None:
         events.emit(events.MODEM_RUNG, line=self._line, tried=tried, now=now)
+        self._tell(f"the modem does not answer to {tried}; now {now}")
 
-    def _tell(self, what: str) -> None:
+    def _problem(self, what: str) -> None:
         events.emit(events.MODEM_PROBLEM, line=self._line, what=what)
+        self._tell(what)

@@ -76,6 +76,10 @@ _OUTCOMES: Final = {
 _MAY_BE_OFF_HOOK: Final = frozenset({ResultCode.OK, ResultCode.VOICE, ResultCode.FAX})
 
 
+def _nobody(text: str) -> None:
+    """Whom progress is told while nobody waits for it."""
+
+
 class ModemLine:
     """`call.Line` for a `[[line]]` of kind modem.
 
@@ -106,10 +110,12 @@ class ModemLine:
         self._port: Port | None = None
         self._dialogue: Dialogue | None = None
         self._hook = HookSwitch(self._timing)
-        self._cellular = Cellular(config, pin, pin_record) if profile.cellular else None
+        self._tell: Callable[[str], None] = _nobody
+        self._cellular = Cellular(config, pin, pin_record, lambda text: self._tell(text)) if profile.cellular else None
         self._ladder = Ladder(
-            config.name, profile, self._timing, self._hook, power, open=self._opened, close=self._close
-        )
+            config.name, profile, self._timing, self._hook, power,
+            open=self._opened, close=self._close, tell=lambda text: self._tell(text),
+        )  # fmt: skip
         self._silent_echo = False
 
     # ---- Line
@@ -122,7 +128,14 @@ class ModemLine:
     def dns(self) -> tuple[str, ...]:
         return self._network.dns if self._network is not None else ()
 
-    async def prepare(self) -> Outcome | None:
+    async def prepare(self, tell: Callable[[str], None] = _nobody) -> Outcome | None:
+        self._tell = tell
+        try:
+            return await self._prepare()
+        finally:
+            self._tell = _nobody
+
+    async def _prepare(self) -> Outcome | None:
         try:
             dialogue = await self._ladder.find()
             if dialogue is None:
@@ -276,6 +289,7 @@ class ModemLine:
 
     def _problem(self, what: str) -> None:
         events.emit(events.MODEM_PROBLEM, line=self.name, what=what)
+        self._tell(what)
 
     # ---- before a dial
 

@@ -59,7 +59,7 @@ class FakeLine:
     def dialled(self) -> list[str]:
         return [entry[5:] for entry in self.log if entry.startswith("dial ")]
 
-    async def prepare(self) -> Outcome | None:
+    async def prepare(self, tell: Callable[[str], None] = lambda text: None) -> Outcome | None:
         outcome = await self._step("prepare")
         assert outcome is None or isinstance(outcome, Outcome)
         return outcome

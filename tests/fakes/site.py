@@ -6,7 +6,7 @@ names. What the state's folder holds outlives a `Site`, as it outlives the proce
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +57,7 @@ class GateLine:
     dns: tuple[str, ...] = ()
     _lost: trio.Event = field(default_factory=trio.Event)
 
-    async def prepare(self) -> Outcome | None:
+    async def prepare(self, tell: Callable[[str], None] = lambda text: None) -> Outcome | None:
         return None
 
     async def dial(self, number: str) -> Dialled:

@@ -144,9 +144,11 @@ async def test_a_dead_modem_costs_no_more_than_the_published_time(
     for switch in (None, power):
         async with made(profile, power=switch) as (modem, line, socket):
             modem.mute, modem.hears_restart, socket.lines = True, False, True
+            told: list[str] = []
             started = trio.current_time()
-            assert await line.prepare() is Outcome.MODEM_SILENT
+            assert await line.prepare(told.append) is Outcome.MODEM_SILENT
             took = trio.current_time() - started
+            assert len(told) == (4 if switch else 3) and told[-1] == "the modem does not answer"
             print(f"{profile}, {'power' if switch else 'no power'}: {took:.1f} s")
             assert took < LADDER_S - 1, "else the limit cuts a rung short"
     assert power.cycles == 1

@@ -308,10 +308,17 @@ async def test_a_circuit_switched_number_needs_calls_alone(autojump_clock: Any) 
 
 
 async def test_a_network_that_comes_late(autojump_clock: Any) -> None:
+    """Who waits is told what is going on, each time that it changes."""
+    told: list[str] = []
     async with made() as (modem, line):
         modem.answers["AT+CGREG?"] = [*["+CGREG: 0,2|OK"] * 8, "+CGREG: 0,5|OK"]
         modem.answers["AT+CSQ"] = [*["+CSQ: 1,99|OK"] * 10, "+CSQ: 9,99|OK"]
-        assert await line.prepare() is None
+        assert await line.prepare(told.append) is None
+    assert told == [
+        "looking for a network: still searching; signal -111 dBm",
+        "looking for a network: found; signal -111 dBm",
+        "registered with a foreign network, signal -95 dBm",
+    ]
 
 
 async def test_an_access_point_that_the_modem_does_not_take(
