@@ -10,8 +10,8 @@ until its `last` the slice counts as having that frame's seq, whatever it had; t
 of it is told to others when the run has ended: two who told each other the parts of one would never stop.
 
 We can serve a slice's changes from `floor` on: from the end of its last full run, or from the newest removed entry that
-was dropped. Below that a full run begins. Full runs of an older and a newer state may cross, where a neighbour learns of
-an owner from two sides at once; a run that has taken us back (`Applied.fell`) must then be told to all.
+was dropped. Below that a full run begins. Full runs of an older and a newer state may cross, where a neighbour learns
+of an owner from two sides at once; a run that has taken us back (`Applied.fell`) must then be told to all.
 """
 
 from __future__ import annotations
