@@ -57,6 +57,8 @@ SIM_S: Final = 20.0
 NETWORK_S: Final = 45.0
 """A module that is switched on finds its home network within some 20 s; abroad it may try several. Nothing is paid for
 meanwhile."""
+ATTACH_S: Final = 30.0
+"""AT+CGATT=1: 10 s by SIMCom's manual, 75 at most by Quectel's."""
 POLL_S: Final = 2.0
 SIGNAL_MINIMUM: Final = 3
 """`rssi` of +CSQ: -107 dBm, under which no GSM receiver has to work (3GPP TS 45.005 §6.2: -104 dBm, -102 for a handheld
@@ -189,9 +191,13 @@ class Cellular:
         state: Registration | None = None
         rssi: int | None = None
         told = ""
+        may_attach = self._wanted == _PACKET
         with trio.move_on_after(NETWORK_S):
             while True:
                 state = await self._registration(dialogue)
+                if state is Registration.NONE and may_attach:
+                    may_attach = not await self._attach_packet(dialogue)
+                    continue
                 rssi = at_mobile.signal(await dialogue.command("AT+CSQ", ANSWER_S))
                 if state is not None and state.serves and (rssi is None or rssi >= SIGNAL_MINIMUM):
                     await self._found(dialogue, state, rssi)
@@ -230,6 +236,15 @@ class Cellular:
         serving = [state for state in found if state.serves]
         telling = [state for state in found if state not in (Registration.NONE, Registration.UNKNOWN)]
         return next(iter([*serving, *telling, *found]), None)
+
+    async def _attach_packet(self, dialogue: Dialogue) -> bool:
+        """Some modems, MC35's kin, look for the packet network only when they are told to (§10.1.9). False: there is no
+        network at all yet."""
+        if not any(state.serves for state in await self._ask(dialogue, _CIRCUIT)):
+            await trio.sleep(POLL_S)
+            return False
+        await dialogue.command("AT+CGATT=1", ATTACH_S)
+        return True
 
     async def _ask(self, dialogue: Dialogue, names: tuple[str, ...]) -> list[Registration]:
         found = []

@@ -49,6 +49,7 @@ class FakeMobile(FakeModem):
         self.boot_s = 5.0
         self.restarts = 0
         self.hears_restart = True
+        self.attaches = 0
 
     def restart(self) -> None:
         """As after a brown-out: everything volatile is lost, and it says what it says at its start."""
@@ -106,6 +107,7 @@ class FakeMobile(FakeModem):
         (r'\+CGDCONT=1,"IP","([A-Z0-9.-]+)"', "set_apn"),
         (r"\+CCLK\?", "tell_clock"),
         (r"\+CEER", "tell_cause"),
+        (r"\+CGATT=1", "attach"),
     )
 
     def tell(self, text: str) -> None:
@@ -151,6 +153,11 @@ class FakeMobile(FakeModem):
 
     def set_apn(self, apn: str) -> None:
         self.apn = apn
+        self.result("OK")
+
+    def attach(self) -> None:
+        self.attaches += 1
+        self.registration["+CGREG"] = 1
         self.result("OK")
 
     def tell_clock(self) -> None:

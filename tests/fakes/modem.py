@@ -140,7 +140,7 @@ class FakeModem:
             return
         line, self._line = self._line.decode("latin-1"), b""
         if "AT" in line.upper():
-            line = line[line.upper().rindex("AT") :]
+            line = line[line.upper().replace("+CGATT", "+CG__T").rindex("AT") :]
             self.heard.append(line)
             self._run(line[2:].upper())
 

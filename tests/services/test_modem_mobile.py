@@ -307,6 +307,16 @@ async def test_a_circuit_switched_number_needs_calls_alone(autojump_clock: Any) 
         assert modem.dialled == ["0570000111"]
 
 
+async def test_a_modem_that_looks_for_packets_only_when_told(autojump_clock: Any) -> None:
+    async with made() as (modem, line):
+        modem.registration = {"+CREG": 1, "+CGREG": 0}
+        assert await line.prepare() is None
+        assert modem.attaches == 1
+        modem.registration = {"+CREG": 0, "+CGREG": 0}
+        assert await line.prepare() is Outcome.NO_NETWORK
+        assert modem.attaches == 1  # where there is no network at all there is nothing to attach to
+
+
 async def test_a_network_that_comes_late(autojump_clock: Any) -> None:
     """Who waits is told what is going on, each time that it changes."""
     told: list[str] = []
