@@ -335,6 +335,7 @@ STUBBED = Event("stubbed", _I, "{account}: {uid} stays upstream, {size} bytes: {
 STUB_ASKED = Event("stub-asked", _I, "{user} asked for {uid}, which stays upstream: {what} with the next call")
 STUB_ASK_IGNORED = Event("stub-ask-ignored", _I, "an automatic mail of {user} would {what} a large message: ignored")
 DELETED_UPSTREAM = Event("deleted-upstream", _I, "{account}: {uid} deleted unread, as {user} asked")
+NO_CHUNKING = Event("no-chunking", _I, "{host}:{port} offers CHUNKING and does it wrongly ({why}): DATA from now on")
 SMARTHOST_FAILED = Event(
     "smarthost-failed",
     _W,

@@ -237,11 +237,11 @@ class PostOffice:
 
     # ---- the senders' Outbox
     def pending(self, *, without: Collection[str] = (), bulk: bool = True) -> list[Envelope]:
-        """Urgent ones first, then as they came, bulk last."""
+        """Urgent ones first, then small before large, bulk last: one large message keeps nobody else's waiting."""
         ready = [e for e in self.spool.messages.values() if not e.held and e.id not in without and e.open_recipients()]
         if not bulk:
             ready = [e for e in ready if not self.goes_in_paid_time(e)]
-        return sorted(ready, key=lambda e: (e.priority is not Priority.URGENT, self.is_bulk(e), e.received))
+        return sorted(ready, key=lambda e: (e.priority is not Priority.URGENT, self.is_bulk(e), e.size, e.received))
 
     def smarthosts_for(self, envelope: Envelope) -> Sequence[Smarthost]:
         return self.router.smarthosts(envelope.sender)

@@ -1,5 +1,5 @@
-"""The client's side of SMTP, sans-IO: RFC 5321, with PIPELINING (2920), STARTTLS (3207), AUTH (4954), SIZE (1870),
-8BITMIME (6152), SMTPUTF8 (6531), DSN (3461) and MT-PRIORITY (6710) where the server offers them.
+"""The client's side of SMTP, sans-IO: RFC 5321, with PIPELINING (2920), CHUNKING (3030), STARTTLS (3207), AUTH (4954),
+SIZE (1870), 8BITMIME (6152), SMTPUTF8 (6531), DSN (3461) and MT-PRIORITY (6710) where the server offers them.
 
 It owns the state of one connection: what was asked, what each reply answers, what each recipient was told. It knows
 nothing of sockets, deadlines, queues or files; what to do about a verdict is its user's.
@@ -9,7 +9,9 @@ Rules.
    `_expected`, every reply takes one out. A reply to nothing is an error of the server's, but for 421.
 2. Commands wait in `_commands`. With PIPELINING all go out at once, else the next one after the last one's reply.
 3. The last command of a flight is DATA. Behind the end of data the next message's commands may follow without a wait
-   (RFC 2920 §3.1), so a message costs one round trip; at most one message is then unanswered.
+   (RFC 2920 §3.1), so a message costs one round trip; at most one message is then unanswered. With CHUNKING nothing is
+   waited for: `BDAT n LAST` follows the last RCPT, its n bytes that, and the next MAIL these (RFC 3030 §4.2). What the
+   server said of MAIL and RCPT is then known when the body has gone; its reply to BDAT ends the transaction.
 4. A transaction that the server opened and that did not reach the end of data is closed by RSET before the next.
 5. 354 to a DATA whose recipients were all refused is answered by an empty message, whose reply counts for nothing
    (RFC 2920 §3.1).
@@ -119,10 +121,12 @@ class SendBody:
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The oldest transaction is answered: the last reply for each of its recipients, in their order. `more`: some
-    were refused only because they were too many at once (RFC 5321 §4.5.3.1.10), others were taken."""
+    were refused only because they were too many at once (RFC 5321 §4.5.3.1.10), others were taken. `accepted`: indexes
+    of those whose reply is that to the message itself."""
 
     replies: tuple[Reply, ...]
     more: bool = False
+    accepted: tuple[int, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,8 @@ Event = StartTls | Ready | Refused | SendBody | Finished | Closed
 
 @dataclass(slots=True, eq=False)
 class _Transaction:
-    """`opened`: MAIL was accepted. `data`: 354 came; `ended`: the end of data is among what goes out."""
+    """`opened`: MAIL was accepted. `data`: 354 came, or none is waited for; `ended`: the end of data is among what goes
+    out; `left`: bytes of a BDAT still to be put out, None where the body goes by DATA."""
 
     mail: Mail
     rcpt: list[Reply | None]
@@ -147,6 +152,7 @@ class _Transaction:
     opened: bool = False
     data: bool = False
     ended: bool = False
+    left: int | None = None
     stuffer: Stuffer = field(default_factory=Stuffer)
 
     @property
@@ -166,7 +172,7 @@ class _Transaction:
             too_many = bool(accepted) and reply.code in (452, 552) and reply.status[2:] in ("", "5.3")
             more = more or (too_many and last.ok)
             out.append(replace(reply, soft=True) if too_many else reply)
-        return Finished(tuple(out), more)
+        return Finished(tuple(out), more, accepted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +189,13 @@ class SmtpClient:
     succeed ("" for none); whether the connection is fit to carry a password is the user's to see to.
     """
 
-    def __init__(self, name: str, *, starttls: bool = False, login: str = "", password: str = "") -> None:
+    def __init__(
+        self, name: str, *, starttls: bool = False, login: str = "", password: str = "", may_chunk: bool = True
+    ) -> None:
         self.extensions: dict[str, str] = {}
         """Keyword in upper case -> its parameters, of the last EHLO."""
         self._name, self._want_tls, self._login, self._password = name, starttls, login, password
+        self._may_chunk = may_chunk
         self._reader = ReplyReader()
         self._out = bytearray()
         self._commands: deque[tuple[bytes, _Expected]] = deque()
@@ -200,6 +209,11 @@ class SmtpClient:
     @property
     def pipelining(self) -> bool:
         return "PIPELINING" in self.extensions
+
+    @property
+    def chunking(self) -> bool:
+        """Whether bodies go by BDAT."""
+        return self._may_chunk and self.pipelining and "CHUNKING" in self.extensions
 
     @property
     def awaiting(self) -> bool:
@@ -227,8 +241,9 @@ class SmtpClient:
         """The verdict on a message that this server can't take, without asking it; None when it may be sent."""
         return mail.obstacle(self.extensions)
 
-    def start(self, mail: Mail) -> None:
-        """Begins a transaction; the one before it must be `Finished`, or its `end_body` called. Raises
+    def start(self, mail: Mail, octets: int | None = None) -> bool:
+        """Begins a transaction whose body has so many bytes (None: the mail's size); the one before it must be
+        `Finished`, or its `end_body` called. -> whether the body is due at once, without `SendBody`. Raises
         LocalProtocolError, and nothing has changed then."""
         before = self._transaction
         if not self._ready or self._over or self._quitting or (before is not None and not before.ended):
@@ -245,18 +260,34 @@ class SmtpClient:
         self._queue(mail_from, _Expected(Stage.MAIL, transaction))
         for i, command in enumerate(rcpt_to):
             self._queue(command, _Expected(Stage.RCPT, transaction, i))
-        self._queue("DATA", _Expected(Stage.DATA, transaction))
+        if self.chunking:
+            transaction.data, transaction.left = True, mail.size if octets is None else octets
+            self._queue(f"BDAT {transaction.left} LAST", _Expected(Stage.END, transaction))
+        else:
+            self._queue("DATA", _Expected(Stage.DATA, transaction))
         self._pump()
+        return self.chunking
 
     def send_body(self, piece: bytes) -> None:
         """A piece of the body, cut anywhere, as the message's bytes are."""
-        self._out += self._body_of_current().stuffer.feed(piece)
+        transaction = self._body_of_current()
+        if transaction.left is None:
+            self._out += transaction.stuffer.feed(piece)
+        elif len(piece) <= transaction.left:
+            transaction.left -= len(piece)
+            self._out += piece
+        else:
+            raise LocalProtocolError("more bytes than BDAT has announced")
 
     def end_body(self) -> None:
-        """The end of data. What it puts out must not reach the network before the user has noted that the message
-        may arrive from then on."""
+        """The end of data. What it puts out, or with CHUNKING the body's last byte, must not reach the network before
+        the user has noted that the message may arrive from then on."""
         transaction = self._body_of_current()
+        if transaction.left:
+            raise LocalProtocolError("fewer bytes than BDAT has announced")
         transaction.ended = True
+        if transaction.left is not None:
+            return
         self._out += transaction.stuffer.finish()
         self._expected.append(_Expected(Stage.END, transaction))
 
@@ -358,6 +389,8 @@ class SmtpClient:
         else:  # END
             if self._transaction is transaction:
                 self._transaction = None
+                # Some servers keep a transaction open whose BDAT they refused; where MAIL is out already, they say so.
+                self._needs_reset = self._needs_reset or not reply.ok
             yield transaction.finish(reply)
         if not self._over:
             self._pump()

@@ -36,6 +36,8 @@ class Provider:
     points: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     connections: int = 0
+    resumed: list[bool] = field(default_factory=list)
+    """Of each connection under TLS, whether its session was resumed."""
 
     def point(self, name: str) -> None:
         self.points.append(name)
@@ -53,7 +55,15 @@ class Provider:
         except (Cut, trio.BrokenResourceError, trio.ClosedResourceError, EOFError):
             pass
         finally:
+            self.note_tls(stream)
             await trio.aclose_forcefully(stream)
+
+    def note_tls(self, stream: trio.abc.Stream) -> None:
+        if isinstance(stream, trio.SSLStream):
+            try:
+                self.resumed.append(bool(stream.session_reused))
+            except trio.NeedHandshakeError:
+                pass
 
     async def session(self, wire: Wire) -> None:
         raise NotImplementedError
@@ -84,6 +94,14 @@ class Wire:
             begun()
         self.buffer = got[end + 5 :]
         return (got[: end + 2]).replace(b"\r\n.", b"\r\n")[2:]
+
+    async def octets(self, n: int, begun: Callable[[], None]) -> bytes:
+        await self.flush()
+        while len(self.buffer) < n:
+            await self._fill()
+        begun()
+        got, self.buffer = self.buffer[:n], self.buffer[n:]
+        return got
 
     async def _fill(self) -> None:
         data = await self.stream.receive_some(65536)
@@ -140,6 +158,17 @@ class SmtpProvider(Provider):
                 reply = reply or "250 2.1.5 ok"
                 if reply[0] == "2":
                     to.append(argument[4:].partition(">")[0])
+            elif verb == "BDAT":
+                count, _, last = argument.partition(" ")
+                assert last == "LAST"
+                data = await wire.octets(int(count), lambda: self.point("body begun"))
+                self.on_end(data)
+                self.point("end of data")
+                reply = reply or ("250 2.0.0 queued" if to else "554 5.5.1 no valid recipients")
+                if reply[0] == "2":
+                    self.stored.append((sender, to, data))
+                    self.point("stored")
+                to = []
             elif verb == "DATA":
                 reply = reply or ("354 go" if to else "554 5.5.1 no valid recipients")
                 wire.say(reply)

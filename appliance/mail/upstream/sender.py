@@ -14,6 +14,7 @@ that has not failed in this call; a worker per smarthost takes from there. New m
 | it ends within a message's body          | that message stays for the next call: it may be the reason        |
 | a message got its verdicts               | `Outbox.settle`, beside the sending of the next                   |
 | some recipients were too many at once    | the message again at once, for them                               |
+| it offers CHUNKING and does it wrongly   | a new one, and DATA from then on                                  |
 | the disk failed                          | nothing more is sent                                              |
 
 Only a reply that a server gave about a message is an attempt; all else leaves the message as it was. What is under
@@ -60,10 +61,11 @@ class SendJob:
         self._secrets = secrets
         self._site_name = site_name
         self._run: _CallRun | None = None
+        self._no_chunking: set[Smarthost] = set()
 
     async def run(self, call: OpenCall) -> JobReport:
         if self._run is None or self._run.call is not call:
-            self._run = _CallRun(call, self._outbox, self._secrets, self._site_name)
+            self._run = _CallRun(call, self._outbox, self._secrets, self._site_name, self._no_chunking)
         return await self._run.send_all()
 
     async def wait_work(self) -> None:
@@ -92,8 +94,17 @@ class _CallRun:
     messages stay that this run leaves. `_busy`: workers and verdicts being recorded. `_bulk_bytes`: of the bulk mail
     that this run carries; `_bulk_alone`: it carries nothing else."""
 
-    def __init__(self, call: OpenCall, outbox: Outbox, secrets: Mapping[str, str], site_name: str) -> None:
+    def __init__(
+        self,
+        call: OpenCall,
+        outbox: Outbox,
+        secrets: Mapping[str, str],
+        site_name: str,
+        no_chunking: set[Smarthost],
+    ) -> None:
+        """`no_chunking`: the smarthosts that do CHUNKING wrongly, as far as was seen in this life of the process."""
         self.call = call
+        self._no_chunking = no_chunking
         self._outbox = outbox
         self._secrets = secrets
         self._site_name = site_name
@@ -218,7 +229,14 @@ class _CallRun:
         """Whether another connection may be made to it."""
         password = self._secrets.get(host.secret, "")
         try:
-            session = await SmtpSession.open(self.call, host, self._outbox, name=self._site_name, password=password)
+            session = await SmtpSession.open(
+                self.call,
+                host,
+                self._outbox,
+                name=self._site_name,
+                password=password,
+                may_chunk=host not in self._no_chunking,
+            )
         except SmarthostFailed as error:
             self._host_failed(host, str(error))
             return False
@@ -227,10 +245,14 @@ class _CallRun:
         if session.disk_failed:
             self._on_disk_failed(session.disk_failed)
         for attempt in reversed(session.unfinished):
-            if attempt.body_begun or attempt.unreadable:
+            if (attempt.body_begun and not session.untouched) or attempt.unreadable:
                 self._leave(host, session.failure or "a message could not be read")
             else:
                 queue.waiting.appendleft(attempt.envelope)
+        if session.mishandled:
+            self._no_chunking.add(host)
+            events.emit(events.NO_CHUNKING, host=host.host, port=host.port, why=session.failure or "it refuses BDAT")
+            return True
         if session.refused:
             self._host_failed(host, session.failure)
         elif session.failure and not session.answered:
@@ -257,7 +279,9 @@ class _CallRun:
         envelope = attempt.envelope
         verdicts = {
             # A reply given before the end of data says nothing of a copy that an earlier attempt left in doubt.
-            i: _verdict(reply, keeps_doubt=not (attempt.end_sent and i in attempt.accepted))
+            i: _verdict(
+                reply, keeps_doubt=not (attempt.end_sent and i in attempt.accepted) and i not in attempt.doubt_noted
+            )
             for i, reply in zip(attempt.recipients, attempt.replies, strict=True)
             if not (attempt.more and reply.soft)  # too many at once: tried again in this call, and no verdict
         }

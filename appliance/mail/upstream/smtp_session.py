@@ -6,15 +6,18 @@ data handed over, answered. It knows nothing of other smarthosts or of what beco
 Theory of operation. A writer and a reader run side by side, for with PIPELINING both ends may be writing at once and
 neither may wait for the other to read. The writer takes a message, puts MAIL, RCPT and DATA behind the end of data of
 the one before, waits for 354, streams the body. The reader hands what came to the protocol and notes its events on
-the attempts. Two messages at most are under way: one that waits for its last reply, one that is being sent.
+the attempts. Two messages at most are under way: one that waits for its last reply, one that is being sent. To a server
+with CHUNKING nothing is waited for, and as many are under way as the line holds.
 
-In doubt. When 354 came the recording of 'may have arrived' begins, beside the sending of the body, and the end of
-data is not put out before it is on stable storage. When a connection breaks or is cancelled, a message whose end of
-data was handed to the socket stays in doubt; of one that had not come that far the record is taken back.
+In doubt. When 354 came, or with CHUNKING at once, the recording of 'may have arrived' begins, beside the sending of the
+body, and the end of data (with CHUNKING: the last piece) is not put out before it is on stable storage. When a
+connection breaks or is cancelled, a message whose end of data was handed to the socket stays in doubt; of one that had
+not come that far the record is taken back, and so it is behind a 421: what stands behind that was not looked at.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +58,13 @@ CHUNK: Final = 64 * 1024
 """Bytes of a body in memory; a hop to a thread costs as much as sending 100 KB in the kernel's memory."""
 
 
+UNANSWERED: Final = 64 * 1024
+"""Bytes of messages that wait for their last reply when the next is begun: more than any line that this serves holds in
+flight. What is under way when the line drops is in doubt."""
+MAX_UNANSWERED: Final = 32
+"""Messages; so that an address of a kilobyte and a body of a line do not count as nothing."""
+
+
 class SmarthostFailed(Exception):
     """Connecting, TLS, the greeting or the login failed: another smarthost may be tried. The text says why."""
 
@@ -90,7 +100,8 @@ class SmtpSession:
 
     Afterwards: `failure` says why the connection ended early ("" when it did not), `refused` whether that was a
     refusal of the session as a whole, `answered` how many messages got a verdict that was not 421, `unfinished` the
-    attempts that got none, `disk_failed` says why nothing more may be sent at all ("" when it may).
+    attempts that got none, `disk_failed` says why nothing more may be sent at all ("" when it may); `mishandled`: the
+    server offers CHUNKING and does it wrongly; `untouched`: it closed by 421, and has not looked at what is unfinished.
     """
 
     def __init__(self, connection: ServerConnection, client: smtp.SmtpClient, outbox: Outbox) -> None:
@@ -99,6 +110,8 @@ class SmtpSession:
         self.answered = 0
         self.unfinished: list[Attempt] = []
         self.disk_failed = ""
+        self.mishandled = False
+        self.untouched = False
         self._connection = connection
         self._client = client
         self._outbox = outbox
@@ -109,9 +122,13 @@ class SmtpSession:
         self._scope = trio.CancelScope()
 
     @classmethod
-    async def open(cls, call: OpenCall, host: Smarthost, outbox: Outbox, *, name: str, password: str) -> SmtpSession:
+    async def open(
+        cls, call: OpenCall, host: Smarthost, outbox: Outbox, *, name: str, password: str, may_chunk: bool = True
+    ) -> SmtpSession:
         """Connects and logs in. Raises SmarthostFailed."""
-        client = smtp.SmtpClient(name, starttls=host.tls is Tls.STARTTLS, login=host.login, password=password)
+        client = smtp.SmtpClient(
+            name, starttls=host.tls is Tls.STARTTLS, login=host.login, password=password, may_chunk=may_chunk
+        )
         try:
             connection = await ServerConnection.open(call, host)
         except ConnectionFailed as error:
@@ -153,7 +170,10 @@ class SmtpSession:
                     self._changed.set()
             if self._patience.cancelled_caught:
                 self._end("no answer in time")
-        except (ConnectionFailed, ProtocolError) as error:
+        except ProtocolError as error:
+            self.mishandled = self._client.chunking
+            self._end(str(error))
+        except ConnectionFailed as error:
             self._end(str(error))
 
     def _on_event(self, event: smtp.Event, finished: Callable[[Attempt], None]) -> None:
@@ -162,17 +182,23 @@ class SmtpSession:
                 attempt = self._under_way[-1]
                 attempt.accepted = tuple(attempt.recipients[i] for i in accepted)
                 attempt.body_begun = True
-            case smtp.Finished(replies, more):
+            case smtp.Finished(replies, more, accepted):
                 attempt = self._under_way.popleft()
                 attempt.replies, attempt.more, attempt.finished = replies, more, True
+                attempt.accepted = tuple(attempt.recipients[i] for i in accepted)
+                if self._client.chunking and any(500 <= replies[i].code <= 504 for i in accepted):
+                    self.mishandled = True  # it offers BDAT and does not know it (RFC 5321 §4.2.4)
                 self.answered += any(r.code != 421 for r in replies)
                 finished(attempt)
-            case smtp.Refused(_, _, text):
+            case smtp.Refused(stage, reply, text):
                 self.refused = True
+                if stage is smtp.Stage.MAIL and reply is not None and reply.code == 503:
+                    self.mishandled = self._client.chunking  # "nested MAIL": one is open whose BDAT it refused
                 self._end(text)
             case smtp.Closed(_, after_quit=True) if not self._under_way:
                 self._end("")
-            case smtp.Closed(text=text):
+            case smtp.Closed(reply, text=text):
+                self.untouched = self._client.chunking and reply is not None
                 self._end(text)
             case _:  # Ready and StartTls are of the opening
                 pass
@@ -194,6 +220,8 @@ class SmtpSession:
             await trio.lowlevel.checkpoint_if_cancelled()  # the reader may have ended the session; so too below
             while (envelope := source.take()) is not None:
                 await self._send(envelope, finished, nursery)
+                if self._is_full():
+                    await self._until(lambda: not self._is_full())
                 await trio.lowlevel.checkpoint_if_cancelled()
             self._client.quit()
             await self._until(lambda: not self._under_way)
@@ -202,6 +230,10 @@ class SmtpSession:
                 await self._until(lambda: self._over)
         except ConnectionFailed as error:
             self._end(str(error))
+
+    def _is_full(self) -> bool:
+        waiting = [a.envelope.size for a in self._under_way]
+        return self._client.chunking and (len(waiting) >= MAX_UNANSWERED or sum(waiting[1:]) >= UNANSWERED)
 
     async def _send(self, envelope: Envelope, finished: Callable[[Attempt], None], nursery: trio.Nursery) -> None:
         attempt = Attempt(envelope, tuple(envelope.open_recipients()))
@@ -213,13 +245,13 @@ class SmtpSession:
             finished(attempt)
             return
         try:
-            body = _open_body(self._outbox.path(envelope))
+            body, missing = _open_body(self._outbox.path(envelope))
         except OSError as error:
             self._not_readable(attempt, error)
             return
         with body:
             try:
-                self._client.start(mail)
+                at_once = self._client.start(mail, envelope.size + len(missing))
             except LocalProtocolError as error:  # one message that can't be said must not stop all others
                 attempt.replies = (smtp.Reply(451, (f"4.3.0 it can't be sent as it is: {error}",)),) * len(
                     attempt.recipients
@@ -229,7 +261,10 @@ class SmtpSession:
                 return
             self._under_way.append(attempt)
             self._outbox.sending(envelope, True)
-            await self._until(lambda: attempt.body_begun or attempt.finished)
+            if at_once:
+                attempt.accepted, attempt.body_begun = attempt.recipients, True
+            else:
+                await self._until(lambda: attempt.body_begun or attempt.finished)
             if attempt.finished:
                 return
             nursery.start_soon(self._note_doubt, attempt)
@@ -242,15 +277,30 @@ class SmtpSession:
                     return
                 await trio.lowlevel.checkpoint_if_cancelled()
                 left -= len(piece)
+                if at_once and not left:  # with its last byte it may arrive
+                    await self._recorded(attempt)
+                if attempt.finished:  # before its body was: what is left of it would be taken for commands
+                    self._end("the message was answered before its end")
+                    return
                 self._client.send_body(piece)
                 # The last piece may wait for nothing: if the record is there already it goes out with the end of data
                 # and the next message's commands, in one segment and one TLS record.
                 if left or not attempt.recorded.is_set():
                     await self._flush()
-            await attempt.recorded.wait()
-            await trio.lowlevel.checkpoint_if_cancelled()
+            await self._recorded(attempt)
+            if attempt.finished:
+                self._end("the message was answered before its end")
+                return
+            if at_once and missing:
+                self._client.send_body(missing)
             self._client.end_body()
             attempt.end_due = True
+
+    async def _recorded(self, attempt: Attempt) -> None:
+        if not attempt.recorded.is_set():
+            await self._flush()  # meanwhile
+        await attempt.recorded.wait()
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     def _not_readable(self, attempt: Attempt, error: OSError) -> None:
         """The message's file can't be read. What of it is under way must not get an end: the connection goes."""
@@ -300,7 +350,7 @@ class SmtpSession:
             attempt = self._under_way.popleft()
             self.unfinished.append(attempt)
             self._outbox.sending(attempt.envelope, False)
-            if attempt.end_sent:
+            if attempt.end_sent and not self.untouched:
                 events.emit(events.IN_DOUBT, id=attempt.envelope.id)
             elif attempt.doubt_noted:
                 try:
@@ -341,8 +391,18 @@ def _mail(envelope: Envelope, recipients: tuple[int, ...]) -> smtp.Mail:
     )
 
 
-def _open_body(path: Path) -> BinaryIO:
-    return open(path, "rb", buffering=0)
+def _open_body(path: Path) -> tuple[BinaryIO, bytes]:
+    """The file, and what its last line lacks of an end; an empty message lacks a line."""
+    file = open(path, "rb", buffering=0)  # noqa: SIM115 - the caller's
+    try:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 2))
+        end = file.read(2)
+        file.seek(0)
+    except OSError:
+        file.close()
+        raise
+    return file, b"" if end == b"\r\n" else b"\r\n"
 
 
 async def _read(body: BinaryIO, n: int, size: int) -> bytes:
