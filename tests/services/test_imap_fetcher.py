@@ -453,3 +453,29 @@ async def test_cut_at_every_point_nothing_is_lost_or_doubled(
                 assert report == JobReport()
             assert sorted(home.inbox.messages) == sorted(want.values()), f"cut at {at}"
             assert provider.mails == (want if keep or capabilities is BARE else {})
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_tls_sessions_are_resumed_in_the_next_call(tmp_path: Path, version: ssl.TLSVersion) -> None:
+    """Towards the same server under the same authority; a new authority's file begins anew."""
+
+    def server_context(authority: trustme.CA) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = context.maximum_version = version
+        authority.issue_cert("pop").configure_cert(context)
+        return context
+
+    ca = tmp_path / "ca.pem"
+    CA.cert_pem.write_to_path(str(ca))
+    async with house(tmp_path / "home", **IMAP, tls=Tls.IMPLICIT, ca=str(ca)) as home:
+        provider = server(2, tls=server_context(CA))
+        for _ in range(3):
+            await fetched(home, provider)
+        assert provider.resumed == [False, True, True]
+        other = trustme.CA()
+        other.cert_pem.write_to_path(str(ca))
+        provider = server(2, tls=server_context(other))
+        await fetched(home, provider)
+        assert provider.resumed == [False]
+        _, report = await home.fetch(server(2, tls=server_context(CA)))
+        assert "refused" in report.detail

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from appliance.config.model import Tls
-from appliance.transport.tls import TlsFailed, client_context, connect_tls
+from appliance.transport.tls import ClientSessions, TlsFailed
 
 if TYPE_CHECKING:
     from appliance.call import OpenCall
@@ -38,6 +38,10 @@ UNSENT: Final = 4 * 1024
 message wait there for minutes: a deadline would mean nothing, and much would count as handed over that is not."""
 
 
+_SESSIONS: Final = ClientSessions()
+"""The process's: what one call has learnt the next one resumes."""
+
+
 class ConnectionFailed(Exception):
     """The connection can't be made or is broken; the text says how."""
 
@@ -45,8 +49,9 @@ class ConnectionFailed(Exception):
 class ServerConnection:
     """Made by `open`, ended by `close`."""
 
-    def __init__(self, stream: trio.abc.HalfCloseableStream, host: str, ca: str) -> None:
+    def __init__(self, stream: trio.abc.HalfCloseableStream, host: str, port: int, ca: str) -> None:
         self.host = host
+        self._port = port
         self._ca = ca
         self._stream: trio.abc.Stream = stream
         self._tcp = stream
@@ -63,7 +68,7 @@ class ServerConnection:
         except (OSError, trio.BrokenResourceError) as error:
             raise ConnectionFailed(f"no connection: {error}") from error
         _bound_unsent(stream)
-        connection = cls(stream, server.host, server.ca)
+        connection = cls(stream, server.host, server.port, server.ca)
         if server.tls is Tls.IMPLICIT:
             try:
                 await connection.start_tls()
@@ -75,9 +80,7 @@ class ServerConnection:
     async def start_tls(self) -> None:
         """The client's side of a handshake; the server's name is checked. Raises ConnectionFailed."""
         try:
-            # Reading the system's authorities takes a small board a tenth of a second.
-            context = await trio.to_thread.run_sync(client_context, self._ca)
-            self._stream = await connect_tls(self._tcp, context, self.host)
+            self._stream = await _SESSIONS.connect(self._tcp, self._ca, self.host, self._port)
         except (OSError, ssl.SSLError) as error:
             raise ConnectionFailed(f"no TLS: {self._ca or 'the authorities'}: {error}") from error
         except TlsFailed as error:
@@ -116,6 +119,8 @@ class ServerConnection:
 
     async def close(self) -> None:
         """At once, whatever is under way: neither TLS nor TCP is waited for. Not ended by cancellation."""
+        if isinstance(self._stream, trio.SSLStream):
+            _SESSIONS.keep(self._stream, self._ca, self.host, self._port)
         with trio.CancelScope(shield=True):  # nothing in it waits
             await trio.aclose_forcefully(self._stream)
 
