@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import trio
-
-if TYPE_CHECKING:
 
 __all__ = [
     "HANDSHAKE_S",
