@@ -168,6 +168,7 @@ HELD = Event("held", _I, "{id}: held by hand")
 RELEASED = Event("released", _I, "{id}: released by hand")
 REMOVED = Event("removed", _W, "{id}: removed by hand, from <{sender}>, {recipients} not sent")
 BOUNCED = Event("bounced", _W, "{id}: {recipients} failed ({reply}); bounce to <{to}>")
+REPORTED = Event("reported", _I, "{id}: <{to}> is told that it is {action} for {recipients}")
 BOUNCE_DROPPED = Event("bounce-dropped", _W, "{id}: {recipients} failed ({reply}); no bounce: {why}")
 
 # The LAN

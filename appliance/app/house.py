@@ -18,6 +18,7 @@ from appliance.app.configuration import Configuration
 from appliance.app.lan import Pop3Part, SmtpPart
 from appliance.app.lines import CallerPart
 from appliance.app.network import DnsmasqPart, InterfacesPart
+from appliance.app.notices import NoticesPart
 from appliance.app.relay import RelayPart
 from appliance.app.verbs import Verbs
 from appliance.config.load import ConfigErrors, load
@@ -76,7 +77,7 @@ class House:
         self.relay = RelayPart(self)
         self.configuration = Configuration(self)
         lan = (InterfacesPart(self), DnsmasqPart(self), SmtpPart(self), Pop3Part(self))
-        self.parts = (*lan, self.relay, CallerPart(self))
+        self.parts = (*lan, self.relay, CallerPart(self), NoticesPart(self))
 
     @property
     def caller_or_none(self) -> Caller | None:

@@ -44,4 +44,3 @@ def _all(config: Config) -> Iterator[Found]:
 
 def _of_account(account: Account) -> Iterator[tuple[str, object, str]]:
     yield "sent_folder", account.sent_folder, "looking up in-doubt messages in a folder"
-    yield "check_every", account.check_every_s is not None, "fetching less often than at each call"

@@ -1,13 +1,15 @@
-"""Bounces: what a submitting user is told when a recipient failed for good (RFC 3464, 3461, 6522).
+"""What a submitting user is told of his message (RFC 3464, 3461, 6522): that a recipient failed for good (a bounce),
+that it still waits, or, where he asked for it, that it was delivered or handed to a server that will not say.
 
 Made with the standard library's email package, since these are messages of our own. The null sender never gets one
-(RFC 5321 §4.5.5), nor one who said NOTIFY=NEVER or left FAILURE out (RFC 3461 §4.1); RET decides how much of the
-message goes back (RFC 3461 §4.3). A bounce never uses the line.
+(RFC 5321 §4.5.5), nor one whose NOTIFY does not name its kind (RFC 3461 §4.1); RET decides how much of a failed message
+goes back, of all others it is the header (RFC 3461 §4.3). A report never uses the line.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from email.message import Message
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from appliance.mail.envelope import Envelope, Recipient
 
-__all__ = ["MAX_RETURNED", "make_bounce", "wants_bounce"]
+__all__ = ["DELAYED", "DELIVERED", "FAILED", "MAX_RETURNED", "RELAYED", "Kind", "make_report", "wants_report"]
 
 MAX_RETURNED: Final = 64 * 1024
 """A message up to this size goes back whole; of a larger one only the header (RFC 3461 §4.3 leaves it to us)."""
@@ -33,27 +35,74 @@ MAX_RETURNED: Final = 64 * 1024
 _STATUS: Final = re.compile(r"[245][0-9][0-9][ -]([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s|$)")
 
 
-def wants_bounce(recipient: Recipient) -> bool:
-    """Whether a failure of this recipient is to be reported (RFC 3461 §4.1; without NOTIFY it is)."""
-    return not recipient.notify or "FAILURE" in recipient.notify.upper().split(",")
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """`action` as RFC 3464 §2.3.3 has it; the `word` of NOTIFY that asks for it (RFC 3461 §4.1), and whether it is sent
+    `unasked`, where there is no NOTIFY; `status`: of a reply that names none. `said` and `ends` are for a person."""
+
+    action: str
+    word: str
+    unasked: bool
+    status: str
+    subject: str
+    said: str
+    ends: str
 
 
-def make_bounce(
-    envelope: Envelope, failed: Sequence[Recipient], message: Path, *, hostname: str, to: str, now: float
+FAILED: Final = Kind(
+    "failed", "FAILURE", True, "5.0.0", "Undelivered mail returned to sender",
+    "Your message could not be delivered to the following recipients,\nand it will not be tried again:",
+    "The message itself, or its header, is attached.",
+)  # fmt: skip
+DELAYED: Final = Kind(
+    "delayed", "DELAY", True, "4.4.0", "Delayed mail (it is still being tried)",
+    "Your message still waits to be sent to the following recipients.\nYou need not send it again:",
+    "Its header is attached.",
+)  # fmt: skip
+DELIVERED: Final = Kind(
+    "delivered", "SUCCESS", False, "2.0.0", "Delivered mail",
+    "Your message has been put into the mailboxes of the following recipients:",
+    "Its header is attached.",
+)  # fmt: skip
+RELAYED: Final = Kind(
+    "relayed", "SUCCESS", False, "2.0.0", "Mail handed on",
+    "Your message has been handed to a server that does not report what becomes\n"
+    "of it, for the following recipients:",
+    "Its header is attached.",
+)  # fmt: skip
+
+
+def wants_report(kind: Kind, recipient: Recipient) -> bool:
+    """Whether this is to be reported of this recipient (RFC 3461 §4.1)."""
+    words = recipient.notify.upper().split(",") if recipient.notify else []
+    return kind.word in words if words else kind.unasked
+
+
+def make_report(
+    kind: Kind,
+    envelope: Envelope,
+    recipients: Sequence[Recipient],
+    message: Path,
+    *,
+    hostname: str,
+    to: str,
+    now: float,
+    until: float | None = None,
 ) -> bytes:
-    """The report as bytes, CRLF line ends. `message`: where the failed message's bytes lie. Raises OSError."""
-    returned, whole = _returned(envelope, message)
+    """The report as bytes, CRLF line ends. `message`: where the message's bytes lie; `until`: when it is given up, of
+    one that is delayed (Unix seconds). Raises OSError."""
+    returned, whole = _returned(envelope, message, whole=kind is FAILED)
     bounce = MIMEMultipart("report", report_type="delivery-status")
     bounce["From"] = f"Mail Delivery System <MAILER-DAEMON@{hostname}>"
     bounce["To"] = to
-    bounce["Subject"] = "Undelivered mail returned to sender"
+    bounce["Subject"] = kind.subject
     bounce["Date"] = formatdate(now, localtime=False)
     bounce["Message-ID"] = make_msgid(domain=hostname)
     bounce["Auto-Submitted"] = "auto-replied"  # RFC 3834 §5
     if envelope.message_id.isascii() and envelope.message_id.isprintable():
         bounce["References"] = envelope.message_id
-    bounce.attach(MIMEText(_explanation(failed)))
-    bounce.attach(_status_part(envelope, failed, hostname, now))
+    bounce.attach(MIMEText(_explanation(kind, recipients)))
+    bounce.attach(_status_part(kind, envelope, recipients, hostname, now, until))
     # What goes back is not ours to parse and put together again: its bytes are laid in behind a mark.
     mark = token_hex(16)
     part = Message()
@@ -66,19 +115,19 @@ def make_bounce(
     return bounce.as_bytes(policy=policy).replace(mark.encode(), returned, 1)
 
 
-def _explanation(failed: Sequence[Recipient]) -> str:
-    lines = [
-        "Your message could not be delivered to the following recipients,",
-        "and it will not be tried again:",
-        "",
-    ]
-    for recipient in failed:
-        lines += [f"    <{events.clean(recipient.address)}>", f"        {events.clean(recipient.reply)}", ""]
-    lines += ["The message itself, or its header, is attached.", ""]
-    return "\n".join(lines)
+def _explanation(kind: Kind, recipients: Sequence[Recipient]) -> str:
+    lines = [kind.said, ""]
+    for recipient in recipients:
+        lines.append(f"    <{events.clean(recipient.address)}>")
+        if recipient.reply:
+            lines.append(f"        {events.clean(recipient.reply)}")
+        lines.append("")
+    return "\n".join([*lines, kind.ends, ""])
 
 
-def _status_part(envelope: Envelope, failed: Sequence[Recipient], hostname: str, now: float) -> Message:
+def _status_part(
+    kind: Kind, envelope: Envelope, recipients: Sequence[Recipient], hostname: str, now: float, until: float | None
+) -> Message:
     """message/delivery-status (RFC 3464 §2.1): fields of the message, then a group for each recipient."""
     part = Message()
     part["Content-Type"] = "message/delivery-status"
@@ -88,25 +137,33 @@ def _status_part(envelope: Envelope, failed: Sequence[Recipient], hostname: str,
         groups["Original-Envelope-Id"] = _ascii(_decoded(envelope.envid))
     groups["Arrival-Date"] = formatdate(envelope.received, localtime=False)
     parts: list[Message | str] = [groups]
-    for recipient in failed:
+    for recipient in recipients:
         group = Message()
         if recipient.orcpt:
             group["Original-Recipient"] = _original(recipient.orcpt)
-        kind = "rfc822" if recipient.address.isascii() else "utf-8"
-        group["Final-Recipient"] = f"{kind}; {_ascii(recipient.address)}"
-        group["Action"] = "failed"
-        group["Status"] = _status(recipient.reply)
-        group["Diagnostic-Code"] = f"smtp; {_ascii(recipient.reply)}"
-        group["Last-Attempt-Date"] = formatdate(now, localtime=False)
+        form = "rfc822" if recipient.address.isascii() else "utf-8"
+        group["Final-Recipient"] = f"{form}; {_ascii(recipient.address)}"
+        group["Action"] = kind.action
+        group["Status"] = _status(kind, recipient.reply)
+        if recipient.reply or kind is FAILED:
+            group["Diagnostic-Code"] = f"smtp; {_ascii(recipient.reply)}"
+        if kind is FAILED:
+            group["Last-Attempt-Date"] = formatdate(now, localtime=False)
+        elif kind is DELAYED and envelope.tried_at is not None:
+            group["Last-Attempt-Date"] = formatdate(envelope.tried_at, localtime=False)
+        if kind is DELAYED and until is not None:
+            group["Will-Retry-Until"] = formatdate(until, localtime=False)
         parts.append(group)
     part.set_payload(parts)
     return part
 
 
-def _status(reply: str) -> str:
+def _status(kind: Kind, reply: str) -> str:
     """The server's own enhanced status code, else what its reply code's first digit says (RFC 3463 §3.1)."""
     found = _STATUS.match(reply)
-    return found[1] if found else f"{'4' if reply.startswith('4') else '5'}.0.0"
+    if found:
+        return found[1]
+    return "4.0.0" if reply.startswith("4") else kind.status
 
 
 def _original(orcpt: str) -> str:
@@ -124,9 +181,9 @@ def _ascii(text: str) -> str:
     return "".join(c if c.isascii() else f"\\x{{{ord(c):X}}}" for c in events.clean(text))
 
 
-def _returned(envelope: Envelope, message: Path) -> tuple[bytes, bool]:
-    """The message's bytes and True, or its header's and False."""
-    whole = envelope.size <= MAX_RETURNED and envelope.ret != "HDRS"
+def _returned(envelope: Envelope, message: Path, *, whole: bool) -> tuple[bytes, bool]:
+    """The message's bytes and True, where `whole` allows; or its header's and False."""
+    whole = whole and envelope.size <= MAX_RETURNED and envelope.ret != "HDRS"
     with message.open("rb") as file:
         data = file.read(MAX_RETURNED)
     return (data, True) if whole else (data.partition(b"\r\n\r\n")[0] + b"\r\n", False)

@@ -54,11 +54,13 @@ class Recipient:
 class Verdict:
     """What a server said of a recipient: `state` DELIVERED, FAILED (permanent) or QUEUED (try again in the next
     call), and its reply as one line, enhanced status code included. `keeps_doubt`: it was given before the end of data,
-    and so says nothing of a copy that an earlier attempt left in doubt."""
+    and so says nothing of a copy that an earlier attempt left in doubt. `reports`: the server knows DSN, and so tells
+    the sender by itself what he asked to be told (RFC 3461 §5.2)."""
 
     state: RecipientState
     reply: str
     keeps_doubt: bool = False
+    reports: bool = False
 
 
 @dataclass(slots=True)
@@ -69,7 +71,8 @@ class Envelope:
     the wall clock was not trusted then. `user`: who submitted it by login, "" from a trusted network.
     `body`: "", "7BIT" or "8BITMIME"; `smtputf8`, `ret`, `envid`: as given at MAIL FROM (RFC 6152, 6531, 3461);
     `mt_priority`: RFC 6710's number. `attempts` counts completed tries at a server; `tried_at` is the wall clock
-    of the last one. `size` and `crc32` are of the bytes in `ID.eml`, which are those that go out.
+    of the last one; `warned`: its sender knows that it is late. `size` and `crc32` are of the bytes in `ID.eml`, which
+    are those that go out.
     """
 
     id: str
@@ -92,6 +95,7 @@ class Envelope:
     held: bool = False
     attempts: int = 0
     tried_at: float | None = None
+    warned: bool = False
     sending: bool = field(default=False, compare=False)
 
     def open_recipients(self) -> list[int]:

@@ -10,8 +10,9 @@ mailbox and placed in the spool for the others, and the client has his 250 when 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -61,6 +62,8 @@ class Submission:
     users: dict[str, None] = field(default_factory=dict)
     remote: dict[str, Recipient] = field(default_factory=dict)
     count: int = 0
+    delivered: list[Recipient] = field(default_factory=list)
+    """Those at this site whose sender may want to know that they have it."""
     asks: dict[str, Ask] = field(default_factory=dict)
     """Token -> what is to be done with the message that stays upstream."""
     automatic: bool = False
@@ -134,6 +137,8 @@ class PostOffice:
             return refusal
         submission.count += 1
         submission.users.update(dict.fromkeys(route.users))
+        if route.users and not route.remote and recipient.notify:
+            submission.delivered.append(replace(recipient, state=RecipientState.DELIVERED))
         for address in route.remote:
             copy = Recipient(address, notify=recipient.notify, orcpt=recipient.orcpt)
             submission.remote.setdefault(address, copy)
@@ -210,6 +215,8 @@ class PostOffice:
                     with contextlib.suppress(OSError):
                         await self._committer.commit(take_back)
                 raise
+            if submission.delivered:
+                await self._tell_delivered(submission, placed)
         if envelope.recipients:
             self.spool.admit(envelope)
         recipients = ", ".join([*submission.users, *submission.remote])
@@ -222,6 +229,14 @@ class PostOffice:
             sender=envelope.sender,
             recipients=recipients,
         )
+
+    async def _tell_delivered(self, submission: Submission, placed: Sequence[Path]) -> None:
+        """A report that does not come is no reason to refuse a message that is in its mailboxes."""
+        message = None if submission.remote else placed[-1]
+        try:
+            await self._report("DELIVERED", submission.envelope, submission.delivered, message=message)
+        except OSError as error:
+            events.emit(events.STORAGE_FAILED, error=error)
 
     async def _do_asked(self, submission: Submission) -> None:
         user = submission.envelope.user
@@ -261,10 +276,27 @@ class PostOffice:
     async def settle(self, envelope: Envelope, verdicts: Mapping[int, Verdict], *, host: str) -> None:
         final = {i: self._final(envelope, envelope.recipients[i], v) for i, v in verdicts.items()}
         failed = [i for i, v in final.items() if v.state is RecipientState.FAILED]
-        if failed:
-            # Before the queue forgets the message: its bytes are needed, and a bounce twice is better than none.
-            await self._bounce(envelope, [_failed(envelope.recipients[i], final[i]) for i in failed])
+        relayed = [i for i, v in final.items() if v.state is RecipientState.DELIVERED and not v.reports]
+        # Before the queue forgets the message: its bytes are needed, and a report twice is better than none.
+        await self._report("FAILED", envelope, [_told(envelope.recipients[i], final[i]) for i in failed])
+        await self._report("RELAYED", envelope, [_told(envelope.recipients[i], final[i]) for i in relayed])
         await self.spool.settle(envelope, final)
+
+    async def warn_late(self) -> float:
+        """Tells the senders of messages that have waited for `warn_after`, once each; -> in how many seconds the next
+        one will have. What an operator holds is no delay. Raises OSError."""
+        soonest = math.inf
+        for envelope in [e for e in self.spool.messages.values() if not (e.held or e.warned)]:
+            left_s = self._mail.warn_after_s - self._age_s(envelope)
+            if left_s > 0:
+                soonest = min(soonest, left_s)
+                continue
+            until = self._clock.now().wall + max(0.0, self._mail.give_up_after_s - self._age_s(envelope))
+            late = [envelope.recipients[i] for i in envelope.open_recipients()]
+            await self._report("DELAYED", envelope, late, until=until)
+            if self.spool.messages.get(envelope.id) is envelope:
+                await self.spool.note_warned(envelope)
+        return soonest
 
     def _final(self, envelope: Envelope, recipient: Recipient, verdict: Verdict) -> Verdict:
         """What becomes of a recipient: a temporary verdict is final for what is too old, and leaves an older doubt."""
@@ -313,36 +345,54 @@ class PostOffice:
         if envelope.sending:
             raise MessageBusy(f"{envelope.id} is being sent just now")
 
-    # ---- bounces
-    async def _bounce(self, envelope: Envelope, failed: Sequence[Recipient]) -> None:
-        """Delivers a bounce to whom DESIGN §2 says: the submitting user, else the local user of the envelope sender,
-        else the postmaster."""
-        from appliance.mail.bounces import make_bounce, wants_bounce  # the email package costs 3 MB: only when needed
-
-        failed = [r for r in failed if wants_bounce(r)]
-        recipients = ", ".join(r.address for r in failed)
-        reply = failed[0].reply if failed else ""
-        if not failed:
+    # ---- reports
+    async def _report(
+        self,
+        name: str,
+        envelope: Envelope,
+        recipients: Sequence[Recipient],
+        *,
+        message: Path | None = None,
+        until: float | None = None,
+    ) -> None:
+        """Delivers a report to whom DESIGN §2 says: the submitting user, else the local user of the envelope sender,
+        else the postmaster, who need not know of what went well. `name`: of `bounces`' kind; `message` and `until` as
+        there. Nothing where nobody wants one. Raises OSError."""
+        if not recipients or (name in ("RELAYED", "DELIVERED") and not any(r.notify for r in recipients)):
             return
-        candidates = (envelope.user, self.router.user_of(envelope.sender), self.router.postmaster)
+        from appliance.mail import bounces  # the email package costs 3 MB: only when needed
+
+        kind: bounces.Kind = getattr(bounces, name)
+        wanted = [r for r in recipients if bounces.wants_report(kind, r)]
+        if not wanted:
+            return
+        addresses, reply = ", ".join(r.address for r in wanted), wanted[0].reply
+        candidates = [envelope.user, self.router.user_of(envelope.sender)]
+        candidates += [self.router.postmaster] if kind.unasked else []
         user = next((u for u in candidates if u in self.mailboxes), "")
         if not envelope.sender or not user:
-            why = "there is no user to tell" if envelope.sender else "the null sender gets no bounce"
-            events.emit(events.BOUNCE_DROPPED, id=envelope.id, recipients=recipients, reply=reply, why=why)
+            if kind is bounces.FAILED:
+                why = "there is no user to tell" if envelope.sender else "the null sender gets no bounce"
+                events.emit(events.BOUNCE_DROPPED, id=envelope.id, recipients=addresses, reply=reply, why=why)
             return
-        data = _return_path("") + make_bounce(
+        data = _return_path("") + bounces.make_report(
+            kind,
             envelope,
-            failed,
-            self.spool.path(envelope),
+            wanted,
+            message or self.spool.path(envelope),
             hostname=self.hostname,
             to=envelope.sender,
             now=self._clock.now().wall,
+            until=until,
         )
         box = self.mailboxes[user]
         draft = box.draft()
         draft.write_nowait(data)
         await box.deliver(draft, key="")
-        events.emit(events.BOUNCED, id=envelope.id, recipients=recipients, reply=reply, to=envelope.sender)
+        if kind is bounces.FAILED:
+            events.emit(events.BOUNCED, id=envelope.id, recipients=addresses, reply=reply, to=envelope.sender)
+        else:
+            events.emit(events.REPORTED, id=envelope.id, to=envelope.sender, action=kind.action, recipients=addresses)
 
     # ---- what others ask
     def is_bulk(self, envelope: Envelope) -> bool:
@@ -399,10 +449,8 @@ def _full(user: str) -> Refusal:
     return Refusal(452, "4.2.2", f"the mailbox of {user} is full")
 
 
-def _failed(recipient: Recipient, verdict: Verdict) -> Recipient:
-    return Recipient(
-        recipient.address, RecipientState.FAILED, verdict.reply, notify=recipient.notify, orcpt=recipient.orcpt
-    )
+def _told(recipient: Recipient, verdict: Verdict) -> Recipient:
+    return Recipient(recipient.address, verdict.state, verdict.reply, notify=recipient.notify, orcpt=recipient.orcpt)
 
 
 def _return_path(sender: str) -> bytes:

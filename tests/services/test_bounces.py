@@ -1,4 +1,4 @@
-"""Bounces, read back by the standard library: RFC 3464 and 6522's form, RFC 3461's RET, NOTIFY and ORCPT."""
+"""Bounces and other reports, read back by the standard library: RFC 3464 and 6522's form, RFC 3461's RET, NOTIFY and ORCPT."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.mail.bounces import MAX_RETURNED, make_bounce, wants_bounce
+from appliance.mail.bounces import DELAYED, DELIVERED, FAILED, MAX_RETURNED, RELAYED, Kind, make_report, wants_report
 from appliance.mail.envelope import Envelope, Recipient, RecipientState
 
 NOW = 1_767_614_400.0
@@ -24,12 +24,16 @@ def bounce(
     *recipients: Recipient,
     original: bytes = ORIGINAL,
     to: str = "hanako@harbour.example",
+    kind: Kind = FAILED,
+    until: float | None = None,
     **more: object,
 ) -> bytes:
     path = tmp_path / "x.eml"
     path.write_bytes(original)
     envelope = Envelope("abc", to, list(recipients), NOW - 3600, size=len(original), **more)
-    return make_bounce(envelope, recipients or [failed()], path, hostname="harbour.harbour.example", to=to, now=NOW)
+    return make_report(
+        kind, envelope, recipients or [failed()], path, hostname="harbour.harbour.example", to=to, now=NOW, until=until
+    )
 
 
 def parse(raw: bytes) -> EmailMessage:
@@ -194,15 +198,51 @@ def test_a_reply_beyond_ascii(reply: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("notify", "wants"),
+    ("notify", "failure", "delay", "success"),
     [
-        ("", True),
-        ("NEVER", False),
-        ("FAILURE", True),
-        ("SUCCESS,DELAY", False),
-        ("SUCCESS,FAILURE", True),
-        ("delay,failure", True),
+        ("", True, True, False),
+        ("NEVER", False, False, False),
+        ("FAILURE", True, False, False),
+        ("SUCCESS,DELAY", False, True, True),
+        ("SUCCESS,FAILURE", True, False, True),
+        ("delay,failure", True, True, False),
     ],
 )
-def test_who_wants_one(notify: str, wants: bool) -> None:
-    assert wants_bounce(failed(notify=notify)) is wants
+def test_who_wants_one(notify: str, failure: bool, delay: bool, success: bool) -> None:
+    """RFC 3461 §4.1."""
+    one = failed(notify=notify)
+    kinds = (FAILED, DELAYED, RELAYED, DELIVERED)
+    assert [wants_report(kind, one) for kind in kinds] == [failure, delay, success, success]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reply", "action", "status", "fields"),
+    [
+        (
+            DELAYED,
+            "",
+            "delayed",
+            "4.4.0",
+            {"Diagnostic-Code": None, "Will-Retry-Until": "Mon, 05 Jan 2026 13:00:00 -0000"},
+        ),
+        (DELAYED, "451 later", "delayed", "4.0.0", {"Diagnostic-Code": "smtp; 451 later"}),
+        (DELAYED, "451 4.7.1 grey", "delayed", "4.7.1", {"Last-Attempt-Date": "Mon, 05 Jan 2026 11:30:00 -0000"}),
+        (RELAYED, "250 2.0.0 queued", "relayed", "2.0.0", {"Diagnostic-Code": "smtp; 250 2.0.0 queued"}),
+        (RELAYED, "250 ok", "relayed", "2.0.0", {"Will-Retry-Until": None, "Last-Attempt-Date": None}),
+        (DELIVERED, "", "delivered", "2.0.0", {"Diagnostic-Code": None}),
+    ],
+)
+def test_other_reports(
+    tmp_path: Path, kind: Kind, reply: str, action: str, status: str, fields: dict[str, str | None]
+) -> None:
+    """RFC 3464 §2.3; of a message that did not fail only the header goes back (RFC 3461 §4.3)."""
+    one = Recipient("boss@far.example", reply=reply, notify="SUCCESS,DELAY")
+    raw = bounce(tmp_path, one, kind=kind, until=NOW + 3600, ret="FULL", tried_at=NOW - 1800)
+    message = parse(raw)
+    assert message["Subject"] == kind.subject and message["Auto-Submitted"] == "auto-replied"
+    assert "<boss@far.example>" in next(message.iter_parts()).get_content()
+    group = status_of(raw)[1]
+    assert (group["Action"], group["Status"]) == (action, status)
+    assert {name: group[name] for name in fields} == fields
+    assert list(message.iter_parts())[2].get_content_type() == "text/rfc822-headers"
+    assert returned(raw) == ORIGINAL.partition(b"\r\n\r\n")[0] + b"\r\n"

@@ -22,10 +22,6 @@ UNBUILT = [
         ["user[0].account[0].sent_folder: looking up in-doubt messages in a folder"],
     ),
     (
-        ACCOUNT + 'protocol = "pop3"\ncheck_every = "1d"',
-        ["user[0].account[0].check_every: fetching less often than at each call"],
-    ),
-    (
         '[alerts]\nto = "a@b.example"\nevery = "7d"',
         ["alerts.to: sending alerts", "alerts.every: sending alerts"],
     ),
@@ -63,6 +59,7 @@ BUILT = [
     ACCOUNT + 'protocol = "pop3"\nkeep = true\nbacklog = "all"\nfolder = "INBOX"\n',
     ACCOUNT + 'folder = "Lists"\nbacklog = "5d"\n',
     '[[user]]\nname = "u"\nquota = "500MiB"',
+    ACCOUNT + 'check_every = "1d"',
 ]
 
 

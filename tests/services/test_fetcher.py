@@ -12,7 +12,7 @@ import pytest
 import trio
 import trustme
 
-from appliance.call import JobReport
+from appliance.call import JobReport, OpenCall, Reason
 from appliance.config.model import Tls
 from appliance.mail.store.fetched import FetchedRecord, delivery_key, record_name
 from appliance.mail.upstream.fetcher import FetchJob
@@ -63,6 +63,39 @@ async def test_few_round_trips(tmp_path: Path) -> None:
         assert verbs[:4] == ["CAPA", "AUTH", "UIDL", "LIST"]
         assert verbs.count("RETR") == verbs.count("DELE") == 20
         assert verbs[-1] == "QUIT"
+
+
+@pytest.mark.parametrize(
+    ("after_s", "reason", "asked"),
+    [
+        (0.5 * 3600, Reason.AT, False),
+        (0.95 * 3600, Reason.AT, True),  # a little early is in time
+        (1.0 * 3600, Reason.URGENT, True),
+        (60, Reason.BY_HAND, True),
+    ],
+)
+async def test_an_account_that_is_not_asked_at_each_call(
+    tmp_path: Path, after_s: float, reason: Reason, asked: bool
+) -> None:
+    async with house(tmp_path, check_every_s=3600.0) as home:
+
+        async def job(call: OpenCall) -> JobReport:
+            call.reason = reason
+            return await home.job.run(call)
+
+        async def asks() -> int:
+            provider = Pop3Provider(mails={})
+            _, report = await run_job(job, {"pop": provider})
+            assert report == JobReport()
+            return provider.connections
+
+        broken = OSError("no way")
+        reason_before, reason = reason, Reason.AT
+        assert (await run_job(job, {"pop": broken}))[1] != JobReport()  # one that failed is asked at the next call
+        assert await asks() == 1
+        home.clock.advance(after_s)
+        reason = reason_before
+        assert await asks() == asked
 
 
 async def test_what_is_asked_for_is_bounded(tmp_path: Path) -> None:

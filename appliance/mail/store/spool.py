@@ -142,6 +142,14 @@ class Spool:
 
         await self._committer.commit(work, quick=True, then=then)
 
+    async def note_warned(self, envelope: Envelope) -> None:
+        """Its sender has been told that it is late."""
+
+        def then() -> None:
+            envelope.warned = True
+
+        await self._committer.commit(partial(self._append, envelope, [{"warned": True}]), quick=True, then=then)
+
     async def hold(self, envelope: Envelope, on: bool) -> None:
         """Puts it aside by hand, or back into the queue."""
         if envelope.held == on:
@@ -306,6 +314,7 @@ def _from_records(records: list[dict[str, Any]]) -> Envelope | None:
             for i in record.get("recipients", ()):
                 envelope.recipients[i].state = RecipientState(record["state"])
                 envelope.recipients[i].reply = record.get("reply", envelope.recipients[i].reply)
+            envelope.warned = envelope.warned or bool(record.get("warned"))
             if "attempts" in record:
                 envelope.attempts, envelope.tried_at = record["attempts"], record["tried_at"]
     except (LookupError, TypeError, ValueError):

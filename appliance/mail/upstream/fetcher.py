@@ -21,10 +21,10 @@ asked for that the line never waits for us.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from appliance import events
-from appliance.call import JobReport
+from appliance.call import JobReport, Reason
 from appliance.mail.store.fetched import Ask
 from appliance.mail.upstream.fetch_session import LoginRefused, SessionFailed
 from appliance.mail.upstream.imap_fetch import ImapFetch
@@ -35,13 +35,18 @@ from appliance.mail.upstream.pop3_session import Pop3Session
 
 if TYPE_CHECKING:
     from appliance.call import OpenCall
-    from appliance.clock import Clock
+    from appliance.clock import Clock, Mark
     from appliance.config.model import Account
     from appliance.mail.delivery import Inbox
     from appliance.mail.store.fetched import FetchedRecord
     from appliance.mail.stubs import StubTerms
 
 __all__ = ["FetchJob"]
+
+EARLY_S: Final = 300.0
+"""So much before `check_every` is over, at most an `EARLY_SHARE`th of it, an account is asked all the same: the call of
+each day at 7:30 comes some seconds sooner than a day after the last."""
+EARLY_SHARE: Final = 10
 
 
 class FetchJob:
@@ -69,6 +74,7 @@ class FetchJob:
         self._clock = clock
         self._stubs = stubs
         self._memory = Memory()
+        self._checked: Mark | None = None
         self._tried: frozenset[str] = frozenset()  # what had been asked for when this call's last run began
 
     @property
@@ -78,6 +84,22 @@ class FetchJob:
 
     async def run(self, call: OpenCall) -> JobReport:
         self._tried = frozenset(self._record.asks)
+        if not self._due(call):
+            return JobReport()
+        began = self._clock.now()
+        report = await self._ask(call)
+        if not report.left:
+            self._checked = began
+        return report
+
+    def _due(self, call: OpenCall) -> bool:
+        """By `check_every`; somebody who calls by hand, or has asked for a large message, waits for it."""
+        every_s, last = self._account.check_every_s, self._checked
+        if every_s is None or last is None or call.reason is Reason.BY_HAND or self._record.asks:
+            return True
+        return last.seconds_until(self._clock.now()) >= every_s - min(EARLY_S, every_s / EARLY_SHARE)
+
+    async def _ask(self, call: OpenCall) -> JobReport:
         try:
             fetch = await self._open(call)
         except LoginRefused as error:

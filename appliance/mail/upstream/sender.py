@@ -280,7 +280,9 @@ class _CallRun:
         verdicts = {
             # A reply given before the end of data says nothing of a copy that an earlier attempt left in doubt.
             i: _verdict(
-                reply, keeps_doubt=not (attempt.end_sent and i in attempt.accepted) and i not in attempt.doubt_noted
+                reply,
+                keeps_doubt=not (attempt.end_sent and i in attempt.accepted) and i not in attempt.doubt_noted,
+                reports=attempt.reports,
             )
             for i, reply in zip(attempt.recipients, attempt.replies, strict=True)
             if not (attempt.more and reply.soft)  # too many at once: tried again in this call, and no verdict
@@ -308,11 +310,11 @@ class _CallRun:
         self._less_busy()
 
 
-def _verdict(reply: Reply, *, keeps_doubt: bool) -> Verdict:
+def _verdict(reply: Reply, *, keeps_doubt: bool, reports: bool) -> Verdict:
     if reply.ok:
         state = RecipientState.DELIVERED
     elif reply.permanent:
         state = RecipientState.FAILED
     else:
         state = RecipientState.QUEUED
-    return Verdict(state, events.clean(reply.text), keeps_doubt)
+    return Verdict(state, events.clean(reply.text), keeps_doubt, reports)

@@ -92,6 +92,7 @@ class Attempt:
     doubt_noted: tuple[int, ...] = ()  # by this attempt
     end_due: bool = False
     end_sent: bool = False
+    reports: bool = False  # the server knows DSN
     recorded: trio.Event = field(default_factory=trio.Event)
 
 
@@ -236,7 +237,7 @@ class SmtpSession:
         return self._client.chunking and (len(waiting) >= MAX_UNANSWERED or sum(waiting[1:]) >= UNANSWERED)
 
     async def _send(self, envelope: Envelope, finished: Callable[[Attempt], None], nursery: trio.Nursery) -> None:
-        attempt = Attempt(envelope, tuple(envelope.open_recipients()))
+        attempt = Attempt(envelope, tuple(envelope.open_recipients()), reports="DSN" in self._client.extensions)
         mail = _mail(envelope, attempt.recipients)
         obstacle = self._client.obstacle(mail)
         if obstacle is not None:
