@@ -177,6 +177,15 @@ class Spending:
     at: Mark
     charge: Charge
 
+    def as_record(self) -> list[Any]:
+        return [mark_record(self.at), self.charge.as_record()]
+
+    @classmethod
+    def from_record(cls, record: Any) -> Spending:
+        """Raises TypeError or ValueError for what is none."""
+        at, charge = record
+        return cls(mark_from(at), Charge.from_record(charge))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:

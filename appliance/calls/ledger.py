@@ -11,6 +11,8 @@ the caller goes on, then once more as a whole:
 | result     | a dial has ended, CONNECT included | its result, moment, rate            |
 | mark       | once a minute while a call is up   | moment, figures                     |
 | end        | the line is on-hook                | the whole entry: replaces the above |
+| spent      | first in a file that was shortened | what the calls that fell away cost, |
+|            |                                    | of the last 40 days: for the budget |
 | pin        | before a SIM is given its PIN, and | the PIN's identity, what became of  |
 |            | after; of no call                  | it; the last record counts          |
 
@@ -37,12 +39,12 @@ import trio
 
 from appliance import events
 from appliance.call import Outcome, PinState, Reason
-from appliance.calls.entry import FREE, Charge, Entry, Summary, mark_from, mark_record, tally_from
+from appliance.calls.entry import FREE, Charge, Entry, Spending, Summary, mark_from, mark_record, tally_from
 from appliance.calls.redial import CONNECTED, Dial, forget
 from appliance.storage import journal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from appliance.clock import Mark
     from appliance.storage.committer import Committer
@@ -81,6 +83,7 @@ class Ledger:
         self._entries: list[Entry] = []
         self._dials: list[Dial] = []
         self._pins: dict[str, PinState] = {}
+        self._carried: list[Spending] = []
         self._summary = Summary()
 
     # ---- reading
@@ -118,6 +121,7 @@ class Ledger:
             self._disk.close(self._disk.create(self._path))
             self._disk.fsync_folder(self._path.parent)
         self._read()
+        self._summary = Summary(spent=tuple(self._carried))
         self._fd = self._disk.open_append(self._path)
         for entry in self._entries:
             if entry.ended is None:
@@ -302,13 +306,19 @@ class Ledger:
             if size > LIMIT // 2:
                 break
             lines.append(line)
-        kept = [journal.encode([_pin_record(*pin)]) for pin in list(self._pins.items())]
+        dropped = entries[: len(entries) - len(lines)]
+        kept = {entry.started for entry in entries[len(dropped) :]}
+        carried = [one for one in self._summary.spent if one.at not in kept]
+        heads = [
+            *([_spent_record(carried)] if carried else []),
+            *(_pin_record(*pin) for pin in list(self._pins.items())),
+        ]
         try:
-            self._replace(b"".join([*kept, *reversed(lines)]))
+            self._replace(b"".join([*(journal.encode([head]) for head in heads), *reversed(lines)]))
         except OSError as error:
             self._behind(error)
             return 0
-        return len(entries) - len(lines)
+        return len(dropped)
 
     def _replace(self, data: bytes) -> None:
         self._disk.replace_file(self._path, data)
@@ -341,7 +351,11 @@ class Ledger:
         good, bad = bytearray(), bytearray()
         for line in data.splitlines(keepends=True):
             records = journal.decode(line).records
-            if records and (_apply_pin(self._pins, records[0]) or _apply(entries, records[0])):
+            if records and (
+                _apply_pin(self._pins, records[0])
+                or _apply_spent(self._carried, records[0])
+                or _apply(entries, records[0])
+            ):
                 good += line
             else:
                 bad += line
@@ -410,6 +424,21 @@ def _apply_pin(pins: dict[str, PinState], record: dict[str, Any]) -> bool:
         return False
     pins.pop(identity, None)
     pins[identity] = state
+    return True
+
+
+def _spent_record(spent: Iterable[Spending]) -> dict[str, Any]:
+    return {"t": "spent", "id": 0, "spent": [one.as_record() for one in spent]}
+
+
+def _apply_spent(carried: list[Spending], record: dict[str, Any]) -> bool:
+    """Takes one record in; False when it is none of what was spent."""
+    try:
+        if record["t"] != "spent":
+            return False
+        carried[:] = [Spending.from_record(one) for one in record["spent"]]
+    except (KeyError, TypeError, ValueError):
+        return False
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import trio
 
 from appliance.call import Outcome, Reason
 from appliance.calls import ledger as ledger_module
-from appliance.calls.entry import Entry
+from appliance.calls.entry import Charge, Entry
 from appliance.calls.ledger import Ledger
 from appliance.calls.redial import CONNECTED
 from appliance.storage.committer import Committer
@@ -323,6 +324,34 @@ async def test_file_is_kept_below_its_limit(tmp_path: Path, monkeypatch: pytest.
     assert again.calls() == ledger.calls()
     assert again.summary() == ledger.summary()
     again.close()
+
+
+async def test_what_was_spent_outlives_the_calls_that_fall_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget by the month needs the money of more calls than the file may have room for."""
+    monkeypatch.setattr(ledger_module, "LIMIT", 20_000)
+    ledger, clock = open_ledger(tmp_path), FakeClock()
+    for cycle in range(3):
+        for n in range(40):
+            entry = await ledger.begin(Reason.AT, "pstn", clock.now())
+            clock.advance(1800.123456)
+            await ledger.end(entry, Outcome.COMPLETE, clock.now(), charge=Charge(1, Decimal(n), "JPY", "t", 60.0))
+        assert len(ledger.calls()) < 40
+        ledger.close()
+        before = ledger.summary().spent
+        ledger = open_ledger(tmp_path)
+        spent = ledger.summary().spent
+        assert [s.charge for s in spent] == [s.charge for s in before]
+        assert [s.at.wall for s in spent] == pytest.approx([s.at.wall for s in before], abs=0.001)
+        assert len(spent) == 40 * (cycle + 1)
+        assert sum(s.charge.cost for s in spent) == 780 * (cycle + 1)
+    clock.advance(41 * 86400)
+    for _ in range(2):
+        entry = await ledger.begin(Reason.AT, "pstn", clock.now())
+        await ledger.end(entry, Outcome.COMPLETE, clock.now(), charge=Charge(1, Decimal(5), "JPY", "t"))
+    assert [s.charge.cost for s in ledger.summary().spent] == [5, 5]
+    ledger.close()
 
 
 async def test_dials_outlive_a_restart_and_are_forgotten_on_connect(tmp_path: Path) -> None:
