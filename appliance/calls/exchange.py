@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Exchange"]
 
-SETTLE_S: Final = 0.05
-"""The least linger: work that is already there is found by jobs that have just begun to wait for it."""
 FILL_LEAST_S: Final = 2.0
 """Paid time shorter than this carries no message: a round trip or two of a satellite."""
 
@@ -97,22 +95,23 @@ class Exchange:
         while True:
             while self._busy - self._paid.alone:
                 await self._changed.wait()
+            now = self._clock.now()
             if not self._busy:
-                self._paid.begin(self._meter.paid_s(self._clock.now()))
+                self._paid.begin(self._meter.paid_s(now) or 0.0)
                 self._enter(LineState.LINGERING)
-            before = set(self._busy)
-            with trio.move_on_at(self._paid.until if before else trio.current_time() + self._lingering_s()):
-                while self._busy == before:
+            idle = frozenset(self._busy)  # nothing to do, or nothing that is worth a new unit
+            until = self._paid.until if idle else trio.current_time() + self._meter.linger_s(self._linger_s, now)
+            with trio.move_on_at(until):
+                while self._idle(idle):
                     await self._changed.wait()
-            if self._busy == before:  # nothing to do, or nothing that a new unit is worth
+            if self._idle(idle):
                 return self.outcome()
             if self._busy:
                 self._enter(LineState.EXCHANGING)
 
-    def _lingering_s(self) -> float:
-        """`linger`, and not beyond the end of the paid unit."""
-        linger, paid_s = max(self._linger_s, SETTLE_S), self._meter.paid_s(self._clock.now())
-        return min(linger, max(paid_s, SETTLE_S)) if paid_s else linger
+    def _idle(self, before: frozenset[str]) -> bool:
+        """Whether the same jobs as before are busy, with bulk mail alone."""
+        return self._busy == before <= self._paid.alone
 
     # ---- jobs
     async def _work(self, job: call.Job, open_call: OpenCall) -> None:

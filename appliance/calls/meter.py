@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from appliance.calls.tariff import Billed
     from appliance.clock import Mark
 
-__all__ = ["Meter", "Metering"]
+__all__ = ["A_MOMENT_S", "Meter", "Metering"]
 
+LEAST_LINGER_S: Final = 0.05
+"""Work that is already there is found by jobs that have just begun to wait for it."""
 A_MOMENT_S: Final = 0.001
 """Past the end of a unit the next one has begun."""
 
@@ -130,15 +132,20 @@ class Meter:
         """Whether the line costs something by its time."""
         return self._billed is not None and bool(self._billed.tariff.periods)
 
-    def paid_s(self, now: Mark) -> float:
-        """For how long yet the unit that has started is paid, less the time that hanging up takes; 0 where it is not
-        to be filled (`fill_unit`)."""
+    def paid_s(self, now: Mark) -> float | None:
+        """For how long yet the unit that has started is paid, less the time that hanging up takes; None where units are
+        not to be filled and left (`fill_unit`), or time costs nothing."""
         billed, connected = self._billed, self._connected
         if billed is None or connected is None or not billed.tariff.periods or not billed.tariff.fill_unit:
-            return 0.0
+            return None
         seconds = connected.seconds_until(now)
         until = paid_until_s(billed, connected.wall, seconds)
         return max(0.0, until - seconds - billed.tariff.hangup_margin_s)
+
+    def linger_s(self, linger_s: float, now: Mark) -> float:
+        """For how long a call stays on that has nothing left to do: no new unit is begun for that."""
+        paid_s = self.paid_s(now)
+        return max(LEAST_LINGER_S, linger_s if paid_s is None else min(linger_s, paid_s))
 
     # ---- inside
     @property

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 from appliance.call import Outcome, Prospect, Reason, Tally
 from appliance.calls.entry import Entry, Summary
-from appliance.calls.exchange import FILL_LEAST_S, SETTLE_S
-from appliance.calls.meter import Meter, Metering
+from appliance.calls.exchange import FILL_LEAST_S
+from appliance.calls.meter import A_MOMENT_S, Meter, Metering
 from appliance.calls.policy import Times, decide, estimates, purse
 from appliance.calls.tariff import Billed, price
 from appliance.clock import Mark
@@ -179,7 +179,7 @@ def simulate(settings: Settings, carrier: Carrier, traffic: Sequence[Message]) -
         moments = [m for m in (decision.next.at, decision.look, site.next_out) if m is not None]
         if not moments:
             break
-        now = max(min(moments), now + SETTLE_S)
+        now = max(min(moments), now + A_MOMENT_S)
     result.left = site.waiting + site.to_come + too_large
     result.waits = {kind: Waits.of(seconds) for kind, seconds in site.waited.items()}
     return result
@@ -245,13 +245,10 @@ def _exchange(
         if cut or not site.advance(now + busy_s):
             break
     busy_s = min(busy_s, limit_s)
-    paid_s = meter.paid_s(_mark(now + busy_s, start))
+    paid_s = meter.paid_s(_mark(now + busy_s, start)) or 0.0
     if not cut and paid_s >= FILL_LEAST_S:
         busy_s = _fill(site, tally, now, busy_s, paid_s)
-        paid_s = meter.paid_s(_mark(now + busy_s, start))
-    lingers = max(linger_s, SETTLE_S)
-    if paid_s:
-        lingers = min(lingers, max(paid_s, SETTLE_S))
+    lingers = meter.linger_s(linger_s, _mark(now + busy_s, start))
     return (limit_s if cut else min(busy_s + lingers, limit_s)), cut
 
 

@@ -216,14 +216,29 @@ async def test_a_unit_is_not_waited_out(bench: Bench, autojump_clock: MockClock)
     assert (call["units"], call["duration_s"], call["sent"]) == (1, 17.0, 1)
 
 
+async def test_bulk_mail_that_is_joined_by_other_mail_goes_on_too(bench: Bench, autojump_clock: MockClock) -> None:
+    async def joined(call: OpenCall) -> JobReport:
+        call.paid.carries_bulk("spool", alone=True)
+        await trio.sleep(20)
+        call.paid.carries_bulk("spool", alone=False)
+        await trio.sleep(60)
+        return JobReport()
+
+    call = await bench.call(FakeLine(), job=Work(sleeps(10), joined))
+    assert (call["units"], call["duration_s"]) == (2, 92.0)
+
+
 async def test_what_is_no_bulk_mail_goes_on_in_a_new_unit(bench: Bench, autojump_clock: MockClock) -> None:
     call = await bench.call(FakeLine(), job=Work(sleeps(10), sleeps(100)))
     assert (call["units"], call["duration_s"]) == (2, 112.0)
 
 
-async def test_no_unit_is_begun_to_linger(bench: Bench, autojump_clock: MockClock) -> None:
-    call = await bench.call(FakeLine(), job=Work(takes_s=56))
-    assert (call["units"], call["duration_s"]) == (1, 57.0)
+@pytest.mark.parametrize(("takes_s", "seconds"), [(54, 56.0), (56, 57.0), (58, 58.05)])
+async def test_no_unit_is_begun_to_linger(
+    bench: Bench, autojump_clock: MockClock, takes_s: float, seconds: float
+) -> None:
+    call = await bench.call(FakeLine(), job=Work(takes_s=takes_s))
+    assert (call["units"], call["duration_s"]) == (1, seconds)
 
 
 @pytest.mark.parametrize("tariff", [replace(TARIFF, fill_unit=False), VOLUME], ids=["not to be filled", "by volume"])
