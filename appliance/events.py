@@ -337,6 +337,13 @@ STUB_ASKED = Event("stub-asked", _I, "{user} asked for {uid}, which stays upstre
 STUB_ASK_IGNORED = Event("stub-ask-ignored", _I, "an automatic mail of {user} would {what} a large message: ignored")
 DELETED_UPSTREAM = Event("deleted-upstream", _I, "{account}: {uid} deleted unread, as {user} asked")
 NO_CHUNKING = Event("no-chunking", _I, "{host}:{port} offers CHUNKING and does it wrongly ({why}): DATA from now on")
+FOUND_SENT = Event("found-sent", _I, "{id}: was in doubt, and lies in the sent folder at {host}: it is not sent again")
+SENT_FOLDER_FAILED = Event(
+    "sent-folder-failed",
+    _W,
+    "call {call}: {folder} of {login} at {host} can't be looked at ({why}): what is in doubt is sent again",
+    "Check the account's sent_folder.",
+)
 SMARTHOST_FAILED = Event(
     "smarthost-failed",
     _W,

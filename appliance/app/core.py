@@ -20,6 +20,7 @@ from appliance.mail.store.spool import Spool
 from appliance.mail.stubs import StubTerms
 from appliance.mail.upstream.fetcher import FetchJob
 from appliance.mail.upstream.sender import SendJob
+from appliance.mail.upstream.sent_folder import SentFolder
 from appliance.storage.committer import Committer
 from appliance.storage.disk import Disk
 from appliance.storage.paths import StatePaths, lock_folders
@@ -100,7 +101,13 @@ class Core:
         disk, paths = self.disk, self.paths
         terms = StubTerms(config.mail.fetch_limit_bytes, config.site.domain, self.office.hostname)
         accounts: list[tuple[str, FetchedRecord]] = []
-        jobs: list[Job] = [SendJob(self.office, config.secrets, self.office.hostname)]
+        folders = {
+            user.name: SentFolder(account, config.secrets.get(account.secret, ""))
+            for user in config.user
+            for account in reversed(user.account)  # the first one counts
+            if account.sent_folder
+        }
+        jobs: list[Job] = [SendJob(self.office, config.secrets, self.office.hostname, sent_folders=folders)]
         for user in config.user:
             for account in user.account:
                 name = record_name(user.name, account)

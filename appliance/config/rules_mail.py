@@ -111,6 +111,8 @@ def _accounts(config: Config, faults: Faults) -> None:
             needs((*at, "login"), account.login, "the login at the account's server", faults)
             needs((*at, "secret"), account.secret, "the name of the secret of this login", faults)
             _port_and_tls(account, at, faults)
+            if account.sent_folder and account.protocol != "imap":
+                faults.add((*at, "sent_folder"), "is a folder of IMAP, and the account is POP3's", "none here")
             folder = account.folder if account.protocol == "imap" else ""
             maildrop = (account.protocol, account.host.casefold(), account.port, account.login, folder)
             if account.host and account.login and seen.setdefault(maildrop, at) != at:

@@ -13,7 +13,7 @@ from appliance.config.faults import KeyPath, show
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from appliance.config.model import Account, Config
+    from appliance.config.model import Config
 
 __all__ = ["unbuilt"]
 
@@ -30,17 +30,9 @@ def unbuilt(config: Config) -> list[str]:
 def _all(config: Config) -> Iterator[Found]:
     yield ("firewall", "forward"), config.firewall.forward, "letting hosts of the LAN onto the line"
     yield ("mail", "imap"), config.mail.imap, "IMAP for the LAN"
-    for i, user in enumerate(config.user):
-        for j, account in enumerate(user.account):
-            for key, is_set, what in _of_account(account):
-                yield ("user", i, "account", j, key), is_set, what
     yield ("alerts", "to"), config.alerts.to, "sending alerts"
     yield ("alerts", "every"), config.alerts.every_s is not None, "sending alerts"
     yield ("console", "password"), config.console.password, "the console"
     yield ("console", "ssh"), config.console.ssh, "the console over ssh"
     for key in ("power", "line", "mail", "fault"):
         yield ("leds", key), getattr(config.leds, key), "showing the state on LEDs"
-
-
-def _of_account(account: Account) -> Iterator[tuple[str, object, str]]:
-    yield "sent_folder", account.sent_folder, "looking up in-doubt messages in a folder"

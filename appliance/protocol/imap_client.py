@@ -82,7 +82,6 @@ _KEY: Final = re.compile(r"(?i)BODY\[([^\]]*)\](?:<([0-9]+)>)?")
 
 class ImapClient:
     """One connection. `receive` what came and act on its events; send `data_to_send` after every call of any method.
-
     `starttls`: TLS must be had by STARTTLS, before the login.
     """
 
@@ -165,10 +164,11 @@ class ImapClient:
             raise LocalProtocolError("a Message-ID is printable ASCII")
         self._command(Ask.SEARCH, "UID SEARCH HEADER MESSAGE-ID ", message_id)
 
-    def sizes(self, uids: Collection[int], *, from_uid: int = 0) -> None:
-        """Sizes and times of arrival of these, or of all from `from_uid` on; answered by one `Listing`."""
+    def sizes(self, uids: Collection[int], *, from_uid: int = 0, arrivals: bool = False) -> None:
+        """Sizes of these, or of all from `from_uid` on, and their times of arrival; answered by one `Listing`."""
         which = f"{from_uid}:*" if from_uid else uid_set(uids)
-        command = self._command(Ask.SIZES, f"UID FETCH {which} (UID RFC822.SIZE INTERNALDATE)")
+        what = "RFC822.SIZE INTERNALDATE" if arrivals else "RFC822.SIZE"
+        command = self._command(Ask.SIZES, f"UID FETCH {which} ({what})")
         command.all_uids = () if from_uid else tuple(uids)
 
     def headers(self, uids: Collection[int]) -> None:
@@ -212,6 +212,7 @@ class ImapClient:
         self._queue(Ask.CAPABILITY, "CAPABILITY")
 
     def _fetch(self, ask: Ask, uids: Collection[int], what: str) -> None:
+        # The UID comes anyway (RFC 3501 §6.4.8); asked for, it comes in front of the body.
         command = self._command(ask, f"UID FETCH {uid_set(uids)} (UID {what})")
         command.uids = dict.fromkeys(uids)
         command.all_uids = tuple(uids)

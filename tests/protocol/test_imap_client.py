@@ -216,8 +216,8 @@ BODY = b"Subject: x\r\n\r\n)\r\nA5 OK no\r\n{3}\r\n"
 
 def test_sizes(feed: Feed) -> None:
     client = selected(feed)
-    client.sizes((), from_uid=2)
-    assert client.data_to_send() == b"A3 UID FETCH 2:* (UID RFC822.SIZE INTERNALDATE)\r\n"
+    client.sizes((), from_uid=2, arrivals=True)
+    assert client.data_to_send() == b"A3 UID FETCH 2:* (RFC822.SIZE INTERNALDATE)\r\n"
     said = (
         b'* 2 FETCH (UID 7 RFC822.SIZE 100 INTERNALDATE " 5-Jan-2026 12:00:00 +0100")\r\n'
         b'* 3 FETCH (INTERNALDATE "05-Jan-2026 11:00:00 +0000" RFC822.SIZE 200 UID 9)\r\n'

@@ -18,10 +18,6 @@ UNBUILT = [
     ('[firewall]\nforward = ["10.0.0.1 tcp 443"]', ["firewall.forward: letting hosts of the LAN onto the line"]),
     ("[mail]\nimap = true", ["mail.imap: IMAP for the LAN"]),
     (
-        ACCOUNT + 'protocol = "pop3"\nsent_folder = "Sent"',
-        ["user[0].account[0].sent_folder: looking up in-doubt messages in a folder"],
-    ),
-    (
         '[alerts]\nto = "a@b.example"\nevery = "7d"',
         ["alerts.to: sending alerts", "alerts.every: sending alerts"],
     ),
@@ -57,7 +53,7 @@ BUILT = [
     '[relay]\nlisten = ["127.0.0.1:7400"]\n[[relay.account]]\nname = "pc1"\n[[relay.device]]\nname = "plc1"',
     '[relay]\nduplicate_login = "refuse"\nforget_after = "1d"\nidle_limit = ""\n[console]\nidle = "1m"',
     ACCOUNT + 'protocol = "pop3"\nkeep = true\nbacklog = "all"\nfolder = "INBOX"\n',
-    ACCOUNT + 'folder = "Lists"\nbacklog = "5d"\n',
+    ACCOUNT + 'folder = "Lists"\nbacklog = "5d"\nsent_folder = "Sent"\n',
     '[[user]]\nname = "u"\nquota = "500MiB"',
     ACCOUNT + 'check_every = "1d"',
 ]

@@ -218,11 +218,11 @@ class ImapFetch:
         self._client.search_all()
         return list((await self._one(imap.Found)).uids)
 
-    async def _sizes(self, uids: Sequence[int]) -> list[imap.Listed]:
+    async def _sizes(self, uids: Sequence[int], *, arrivals: bool = False) -> list[imap.Listed]:
         out: list[imap.Listed] = []
         groups = [uids[i : i + LISTED_TOGETHER] for i in range(0, len(uids), LISTED_TOGETHER)]
         for group in groups:
-            self._client.sizes(group)
+            self._client.sizes(group, arrivals=arrivals)
         for _ in groups:
             out += (await self._one(imap.Listing)).messages
         return out
@@ -249,7 +249,7 @@ class ImapFetch:
             before = self._clock.now().wall - backlog_s
             # SINCE looks at the date alone, in whatever zone the server lives: two days more, then each one's time.
             self._client.search_since((datetime.fromtimestamp(before, UTC) - 2 * DAY).date())
-            candidates = await self._sizes((await self._one(imap.Found)).uids)
+            candidates = await self._sizes((await self._one(imap.Found)).uids, arrivals=True)
             recent = [m for m in candidates if m.arrived is None or m.arrived >= before]
         new = {m.uid for m in recent}
         skipped = [Known(self._name_of(uid), KnownState.SKIPPED, 0) for uid in there if uid not in new]

@@ -15,6 +15,7 @@ that has not failed in this call; a worker per smarthost takes from there. New m
 | a message got its verdicts               | `Outbox.settle`, beside the sending of the next                   |
 | some recipients were too many at once    | the message again at once, for them                               |
 | it offers CHUNKING and does it wrongly   | a new one, and DATA from then on                                  |
+| a message is in doubt from before        | looked up in its user's sent folder, if there is one              |
 | the disk failed                          | nothing more is sent                                              |
 
 Only a reply that a server gave about a message is an attempt; all else leaves the message as it was. What is under
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from appliance.config.model import Smarthost
     from appliance.mail.delivery import Outbox
     from appliance.mail.envelope import Envelope
+    from appliance.mail.upstream.sent_folder import SentFolder
     from appliance.protocol.smtp_reply import Reply
 
 __all__ = ["SendJob"]
@@ -56,7 +58,16 @@ class SendJob:
 
     name = "spool"
 
-    def __init__(self, outbox: Outbox, secrets: Mapping[str, str], site_name: str) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        secrets: Mapping[str, str],
+        site_name: str,
+        *,
+        sent_folders: Mapping[str, SentFolder] | None = None,
+    ) -> None:
+        """`sent_folders`: user -> where an in-doubt message of his is looked up."""
+        self._sent_folders = sent_folders or {}
         self._outbox = outbox
         self._secrets = secrets
         self._site_name = site_name
@@ -65,7 +76,9 @@ class SendJob:
 
     async def run(self, call: OpenCall) -> JobReport:
         if self._run is None or self._run.call is not call:
-            self._run = _CallRun(call, self._outbox, self._secrets, self._site_name, self._no_chunking)
+            self._run = _CallRun(
+                call, self._outbox, self._secrets, self._site_name, self._no_chunking, self._sent_folders
+            )
         return await self._run.send_all()
 
     async def wait_work(self) -> None:
@@ -101,10 +114,13 @@ class _CallRun:
         secrets: Mapping[str, str],
         site_name: str,
         no_chunking: set[Smarthost],
+        sent_folders: Mapping[str, SentFolder],
     ) -> None:
         """`no_chunking`: the smarthosts that do CHUNKING wrongly, as far as was seen in this life of the process."""
         self.call = call
         self._no_chunking = no_chunking
+        self._sent_folders = sent_folders
+        self._looked_up: set[str] = set()
         self._outbox = outbox
         self._secrets = secrets
         self._site_name = site_name
@@ -171,8 +187,13 @@ class _CallRun:
         if self._disk_failed:
             return
         paid_s = self.call.paid.left_s()
+        doubtful: dict[str, list[Envelope]] = {}
         for envelope in self._outbox.pending(without=self._claimed, bulk=paid_s > 0):
             self._claimed.add(envelope.id)
+            if self._is_to_be_looked_up(envelope):
+                self._looked_up.add(envelope.id)
+                doubtful.setdefault(envelope.user, []).append(envelope)
+                continue
             if not self._outbox.goes_in_paid_time(envelope):
                 self._bulk_alone = False
             elif not self._fits(envelope, paid_s):
@@ -194,7 +215,35 @@ class _CallRun:
                 self._busy += 1
                 nursery.start_soon(self._work, host, nursery)
 
+        for user, envelopes in doubtful.items():
+            self._busy += 1
+            nursery.start_soon(self._look_up, user, envelopes, nursery)
         self.call.paid.carries_bulk(SendJob.name, alone=self._bulk_alone and self._bulk_bytes > 0)
+
+    # ---- what is in doubt
+    def _is_to_be_looked_up(self, envelope: Envelope) -> bool:
+        if envelope.id in self._looked_up or envelope.user not in self._sent_folders or not envelope.message_id:
+            return False
+        return any(r.state is RecipientState.IN_DOUBT for r in envelope.recipients)
+
+    async def _look_up(self, user: str, envelopes: list[Envelope], nursery: trio.Nursery) -> None:
+        """What the provider has taken is settled; the rest is sent again."""
+        folder = self._sent_folders[user]
+        held = await folder.holds(self.call, {e.message_id for e in envelopes})
+        for envelope in envelopes:
+            if envelope.message_id in held:
+                verdict = Verdict(RecipientState.DELIVERED, f"250 it lies in {folder.account.sent_folder}")
+                states = enumerate(envelope.recipients)
+                verdicts = {i: verdict for i, r in states if r.state is RecipientState.IN_DOUBT}
+                events.emit(events.FOUND_SENT, id=envelope.id, host=folder.account.host)
+                try:
+                    with trio.fail_after(DISK_S, shield=True):
+                        await self._outbox.settle(envelope, verdicts, host=folder.account.host)
+                except (OSError, trio.TooSlowError) as error:
+                    self._on_disk_failed(f"the disk failed: {error or 'too slow'}")
+        self._claimed.difference_update(e.id for e in envelopes)
+        self._dispatch(nursery)
+        self._less_busy()
 
     def _fits(self, envelope: Envelope, paid_s: float) -> bool:
         """Whether a bulk message is through before the paid time is over, behind those that go already."""
