@@ -218,6 +218,7 @@ class Site(Product):
                 "smtp": [f"127.0.0.1:{self.smtp}"],
                 "pop3": [f"127.0.0.1:{self.pop3}"],
                 "bulk_size": "50MiB",
+                "fetch_limit": "50MiB",
                 **(mail or {}),
                 "smarthost": [host],
             },

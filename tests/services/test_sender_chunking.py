@@ -3,6 +3,7 @@ server gone at every point there is."""
 
 from __future__ import annotations
 
+import email
 import logging
 from pathlib import Path
 
@@ -228,3 +229,35 @@ async def test_cut_at_every_point_nothing_is_lost(tmp_path: Path, who: str) -> N
         for i in names:
             assert copies.count(i) == 1 or (copies.count(i) == 2 and i in doubt), f"{i} cut at {at}: {copies}"
     assert doubted
+
+
+@pytest.mark.parametrize(
+    "extensions", [(), ("PIPELINING",), ("PIPELINING", "CHUNKING", "SIZE 500000"), (*CHUNKING,)], ids=str
+)
+@pytest.mark.parametrize("size", [0, 200_000])
+async def test_without_8bitmime_it_goes_as_quoted_printable(
+    outbox: FakeOutbox, extensions: tuple[str, ...], size: int
+) -> None:
+    text = "Jürgen\r\n" * (size // 9) + "the last line"
+    data = f"Subject: x\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n{text}".encode()
+    outbox.put("m0", data, body="8BITMIME")
+    outbox.put("m1", data)  # nothing was said of it: it goes as it is
+    provider = SmtpProvider(extensions=extensions)
+    assert (await send(outbox, provider))[1] == JobReport()
+    first, second = sent(provider)
+    assert second == ended(data)
+    if "8BITMIME" in extensions:
+        assert first == ended(data)
+        return
+    assert first.isascii()
+    got = email.message_from_bytes(first)
+    assert got.get_payload(decode=True) == ended(text.encode())
+    mail = next(c for c in provider.commands if c.startswith("MAIL"))
+    assert ("SIZE=" in mail) == ("SIZE 500000" in extensions)
+    assert "SIZE=" not in mail or f"SIZE={len(first) - 2}" in mail
+
+
+async def test_too_large_once_it_is_quoted_printable(outbox: FakeOutbox) -> None:
+    outbox.put("m0", b"Content-Transfer-Encoding: 8bit\r\n\r\n" + b"\xe6\xb8\xaf" * 1000 + b"\r\n", body="8BITMIME")
+    await send(outbox, SmtpProvider(extensions=("PIPELINING", "SIZE 5000")))
+    assert outbox.states("m0") == ["failed"]

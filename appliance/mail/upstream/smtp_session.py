@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
@@ -28,6 +28,7 @@ import trio
 from appliance import events
 from appliance.config.model import Tls
 from appliance.mail.envelope import RecipientState
+from appliance.mail.seven_bit import SevenBit
 from appliance.mail.upstream.connection import ConnectionFailed, ServerConnection
 from appliance.protocol import smtp_client as smtp
 from appliance.protocol.errors import LocalProtocolError, ProtocolError
@@ -239,24 +240,22 @@ class SmtpSession:
     async def _send(self, envelope: Envelope, finished: Callable[[Attempt], None], nursery: trio.Nursery) -> None:
         attempt = Attempt(envelope, tuple(envelope.open_recipients()), reports="DSN" in self._client.extensions)
         mail = _mail(envelope, attempt.recipients)
-        obstacle = self._client.obstacle(mail)
-        if obstacle is not None:
-            attempt.replies = (obstacle,) * len(attempt.recipients)
-            attempt.finished = True
-            finished(attempt)
-            return
+        convert = mail.eight_bit and "8BITMIME" not in self._client.extensions
         try:
-            body, missing = _open_body(self._outbox.path(envelope))
+            body = await _open_body(self._outbox.path(envelope), envelope.size, convert=convert)
         except OSError as error:
             self._not_readable(attempt, error)
             return
-        with body:
+        mail = replace(mail, size=body.size)
+        with body.file:
+            refusal = self._client.obstacle(mail)
+            at_once = False
             try:
-                at_once = self._client.start(mail, envelope.size + len(missing))
+                at_once = refusal is None and self._client.start(mail, body.size + len(body.missing))
             except LocalProtocolError as error:  # one message that can't be said must not stop all others
-                attempt.replies = (smtp.Reply(451, (f"4.3.0 it can't be sent as it is: {error}",)),) * len(
-                    attempt.recipients
-                )
+                refusal = smtp.Reply(451, (f"4.3.0 it can't be sent as it is: {error}",))
+            if refusal is not None:
+                attempt.replies = (refusal,) * len(attempt.recipients)
                 attempt.finished = True
                 finished(attempt)
                 return
@@ -269,10 +268,10 @@ class SmtpSession:
             if attempt.finished:
                 return
             nursery.start_soon(self._note_doubt, attempt)
-            left = envelope.size
+            left = body.size
             while left:
                 try:
-                    piece = await _read(body, min(CHUNK, left), envelope.size)
+                    piece = await _read(body, min(CHUNK, left))
                 except OSError as error:
                     self._not_readable(attempt, error)
                     return
@@ -292,8 +291,8 @@ class SmtpSession:
             if attempt.finished:
                 self._end("the message was answered before its end")
                 return
-            if at_once and missing:
-                self._client.send_body(missing)
+            if at_once and body.missing:
+                self._client.send_body(body.missing)
             self._client.end_body()
             attempt.end_due = True
 
@@ -392,23 +391,37 @@ def _mail(envelope: Envelope, recipients: tuple[int, ...]) -> smtp.Mail:
     )
 
 
-def _open_body(path: Path) -> tuple[BinaryIO, bytes]:
-    """The file, and what its last line lacks of an end; an empty message lacks a line."""
-    file = open(path, "rb", buffering=0)  # noqa: SIM115 - the caller's
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """What goes out of a message: its file as it is, or made 7-bit. `missing`: what its last line lacks of an end; an
+    empty message lacks a line."""
+
+    file: BinaryIO | SevenBit
+    size: int
+    missing: bytes
+
+
+async def _open_body(path: Path, size: int, *, convert: bool) -> _Body:
+    """`size`: of the file. Raises OSError."""
+    file = open(path, "rb", buffering=0)  # noqa: ASYNC230, SIM115 - quick, and the caller closes it
     try:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 2))
-        end = file.read(2)
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 2))
+        missing = b"" if file.read(2) == b"\r\n" else b"\r\n"
         file.seek(0)
+        if not convert:
+            return _Body(file, size, missing)
     except OSError:
         file.close()
         raise
-    return file, b"" if end == b"\r\n" else b"\r\n"
+    file.close()
+    converted = await trio.to_thread.run_sync(SevenBit, path)
+    return _Body(converted, converted.size, missing)
 
 
-async def _read(body: BinaryIO, n: int, size: int) -> bytes:
+async def _read(body: _Body, n: int) -> bytes:
     """Up to `n` bytes, at least one. A message that fits one chunk was written or read a moment ago: no hop for it."""
-    piece = body.read(n) if size <= CHUNK else await trio.to_thread.run_sync(body.read, n)
+    piece = body.file.read(n) if body.size <= CHUNK else await trio.to_thread.run_sync(body.file.read, n)
     if not piece:
         raise OSError("the message's file is shorter than its envelope says")
     return piece
