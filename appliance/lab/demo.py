@@ -9,6 +9,7 @@ from what Posthouse says of itself; the first that did not happen ends the demo 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -44,6 +45,8 @@ ROUND_TRIP_S: Final = 0.15
 RING_S, TRAIN_S = 0.6, 0.8
 LETTER_BYTES: Final = (2500, 5500)
 """Sizes of the letters: some 45 KB out and 40 KB in, so that the call can be watched and is soon over."""
+UNIT_S, UNIT_PRICE = 180, 10
+"""A local call in Japan by day: yen for each three minutes."""
 DIAL_S: Final = 10.0
 """Deadline for the condition to become a dial, and for the whole call."""
 CALL_S: Final = 45.0
@@ -277,6 +280,13 @@ class Demo:
         said = (await self.house.ask("calls")).splitlines()[-1]
         wanted = f"1 call carried {without} messages; with a call for each message that is {saved} calls saved"
         narrator.claim(said == wanted, said, but=f"`posthouse calls` says {said!r}, seen was {wanted!r}")
+        (total,) = (await self.house.ask_json("report"))["total"]
+        paid = math.ceil(calls[0]["duration_s"] / UNIT_S) * UNIT_PRICE
+        narrator.claim(
+            (total["cost"], total["each_cost"]) == (str(paid), str(without * UNIT_PRICE)),
+            f"{total['cost']} JPY were paid; a call for each message would have cost {total['each_cost']} JPY",
+            but=f"`posthouse report` says {total['cost']} and {total['each_cost']} JPY",
+        )
         return {
             "seconds": round(time.monotonic() - narrator.started, 1),
             "programs": self.used,
@@ -311,7 +321,8 @@ class Demo:
         line = {"name": "pstn", "port": self.lab.modem.port, "flow": "none", "numbers": [NUMBER], "bearer": "none"}
         return {
             "site": {"name": "harbour", "domain": "harbour.example"},
-            "line": [{**line, "redial_wait": "1s"}],
+            "line": [{**line, "redial_wait": "1s", "tariff": "pstn"}],
+            "tariff": [{"name": "pstn", "currency": "JPY", "periods": [{"unit": f"{UNIT_S}s", "price": UNIT_PRICE}]}],
             "schedule": {"queued_messages": SUBMISSIONS, "min_gap": "0s", "linger": "1s"},
             "mail": {
                 "smtp": ["127.0.0.1:0"],

@@ -38,6 +38,7 @@ def test_the_demo_shows_what_it_claims(tmp_path: Path) -> None:
     assert (call["outcome"], call["sent"], call["fetched"]) == ("complete", 12, 10)
     assert summary["programs"] == found(SUBMITTERS)
     assert summary["seconds"] < 60
+    assert "10 JPY were paid; a call for each message would have cost 220 JPY" in done.stderr
     assert "\033" not in done.stderr  # no colours into a pipe
     assert folders(tmp_path) == []  # nothing is left behind
 
