@@ -22,7 +22,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from appliance.calls import recurrence
-from appliance.calls.tariff import Billed, border_after, price
+from appliance.calls.tariff import Billed, border_after, least, price
 from appliance.config.model import Budget
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Purse:
         left, whole = self.left(at, reserve=reserve), self.whole(reserve=reserve)
         if left is None or whole is None:
             return True
-        if price(self.billed(tariff, at), at, 0.0).cost > left:
+        if least(self.billed(tariff, at), at) > left:
             return False
         return min(what.price(tariff, self, at), whole) <= left
 

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from appliance.calls.entry import FREE, Charge
-from appliance.calls.tariff import affordable_s, may_cost, paid_until_s, price
+from appliance.calls.tariff import affordable_s, least, may_cost, paid_until_s, price
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,10 +59,10 @@ class Meter:
         left, billed = self._left(), self._metering.billed.get(line)
         if left is None or billed is None:
             return ""
-        least = price(billed, at.wall, 0.0).cost
-        if least <= left:
+        needed = least(billed, at.wall)
+        if needed <= left:
             return ""
-        return f"the budget has {left:f} {billed.tariff.currency} left; the shortest call costs {least:f}"
+        return f"the budget has {left:f} {billed.tariff.currency} left; the shortest call costs {needed:f}"
 
     def before_dial(self, line: str, at: Mark) -> tuple[Charge, Decimal]:
         """What the call costs should nothing more be heard of it, and what is reserved for it."""

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
     from appliance.config.model import Tariff
 
-__all__ = ["Billed", "Price", "affordable_s", "border_after", "may_cost", "paid_until_s", "period_at", "price"]
+__all__ = [
+    "Billed", "Price", "affordable_s", "border_after", "least", "may_cost", "paid_until_s", "period_at", "price",
+]  # fmt: skip
 
 FREE_OUTCOMES: Final = frozenset({
     Outcome.BUSY, Outcome.NO_ANSWER, Outcome.NO_DIALTONE, Outcome.BLACKLISTED, Outcome.DELAYED, Outcome.MODEM_ERROR,
@@ -44,6 +46,8 @@ SLACK: Final = 1e-6
 """Of a unit: lengths are differences of floats, and 180.0000001 s are one unit of 180 s."""
 LONGEST_S: Final = 7 * 86400.0
 """How far ahead a length is reckoned: a week, beyond any call on a line that is paid by time."""
+LEAST_CALL_S: Final = 10.0
+"""A call that is shorter is good for nothing: PPP, a name and a login take as long on most lines."""
 MINUTE: Final = 60.0
 
 
@@ -99,6 +103,11 @@ def price(billed: Billed, connect: float, seconds: float, volume: int = 0) -> Pr
         cost += volume_units * tariff.volume_price
         units = units if tariff.periods else volume_units
     return Price(units, cost, sum(run.free * run.period.unit_s for run in runs))
+
+
+def least(billed: Billed, connect: float) -> Decimal:
+    """What a call costs there that is good for anything and hung up in time."""
+    return price(billed, connect, LEAST_CALL_S + billed.tariff.hangup_margin_s).cost
 
 
 def paid_until_s(billed: Billed, connect: float, seconds: float) -> float:

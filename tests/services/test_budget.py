@@ -21,6 +21,7 @@ from appliance.config.model import Budget, Period, Schedule, Tariff, Window
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 ZONE = ZoneInfo("Asia/Tokyo")
 TARIFF = Tariff(name="t", currency="JPY", periods=(Period(unit_s=180.0, price=Decimal(10)),))
+SECONDS = replace(TARIFF, periods=(Period(unit_s=1.0, price=Decimal(1)),))
 NIGHT = replace(
     TARIFF,
     periods=(
@@ -100,6 +101,9 @@ CALL = Estimate(200.0, 10_000)  # 20 yen by day
         (TARIFF, DAILY, [], Estimate(9999.0, 0), NOW),
         (TARIFF, DAILY, [("2026-01-20 11:00", 10)], Estimate(9999.0, 0), jst("2026-01-21 00:00")),
         (TARIFF, Budget(per_day=Decimal(9)), [], CALL, None),
+        # by the second: less than thirteen of them, with the margin, are no call
+        (SECONDS, Budget(per_day=Decimal(13)), [], CALL, NOW),
+        (SECONDS, Budget(per_day=Decimal(12)), [], CALL, None),
         (TARIFF, Budget(per_month=Decimal(9)), [], CALL, None),
     ],
 )
