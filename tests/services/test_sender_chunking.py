@@ -12,6 +12,7 @@ import trio
 
 from appliance.call import JobReport, OpenCall
 from appliance.config.model import Smarthost, Tls
+from appliance.mail.envelope import Priority
 from appliance.mail.upstream.sender import SendJob
 from appliance.mail.upstream.smtp_session import MAX_UNANSWERED
 from fakes.outbox import FakeOutbox
@@ -59,7 +60,7 @@ async def test_byte_for_byte_and_only_the_last_line_gets_its_end(outbox: FakeOut
     provider = SmtpProvider(extensions=CHUNKING)
     call, report = await send(outbox, provider, unbuffered=unbuffered)
     assert report == JobReport()
-    assert sent(provider) == [ended(b) for b in bodies]
+    assert sorted(sent(provider)) == sorted(map(ended, bodies))
     assert provider.connections == 1
     assert call.tally.sent == 8
     assert "DATA" not in verbs(provider)
@@ -261,3 +262,62 @@ async def test_too_large_once_it_is_quoted_printable(outbox: FakeOutbox) -> None
     outbox.put("m0", b"Content-Transfer-Encoding: 8bit\r\n\r\n" + b"\xe6\xb8\xaf" * 1000 + b"\r\n", body="8BITMIME")
     await send(outbox, SmtpProvider(extensions=("PIPELINING", "SIZE 5000")))
     assert outbox.states("m0") == ["failed"]
+
+
+# ---- the line shared
+@pytest.mark.parametrize("extensions", [CHUNKING, FULL])
+async def test_small_mail_does_not_wait_for_a_large_one(outbox: FakeOutbox, extensions: tuple[str, ...]) -> None:
+    outbox.put("m0", message(0, 2_000_000))
+    provider = SmtpProvider(extensions=extensions)
+
+    def joins() -> None:
+        for i in (1, 2):
+            outbox.put(f"m{i}", message(i))
+
+    provider.point = lambda name: (
+        joins()
+        if name == ("got BDAT" if "CHUNKING" in extensions else "body begun")
+        and len(outbox.messages) == 1
+        and not provider.stored
+        else None
+    )  # type: ignore[method-assign]
+    call, report = await send(outbox, provider, unbuffered=True)
+    assert report == JobReport()
+    assert [d[6:8] for d in sent(provider)] == [b"m1", b"m2", b"m0"]
+    assert provider.connections == 2
+    assert call.tally.sent == 3
+
+
+async def test_a_server_that_takes_one_connection_only(outbox: FakeOutbox) -> None:
+    outbox.put("m0", message(0, 2_000_000))
+    provider = SmtpProvider(extensions=CHUNKING)
+
+    def answer(verb: str, argument: str) -> str | None:
+        if verb == "CONNECT" and provider.connections > 1 and not provider.stored:
+            return "421 4.7.0 one is enough"
+        if verb == "BDAT" and "m1" not in outbox.messages and not provider.stored:
+            outbox.put("m1", message(1))
+        return None
+
+    provider.answer = answer
+    _, report = await send(outbox, provider, unbuffered=True)
+    assert report == JobReport()
+    assert [d[6:8] for d in sent(provider)] == [b"m0", b"m1"]
+    assert provider.connections == 2
+
+
+async def test_what_joins_goes_urgent_first_then_small_before_large(outbox: FakeOutbox) -> None:
+    outbox.put("m0", message(0, 100_000))
+    provider = SmtpProvider(extensions=FULL)
+
+    def answer(verb: str, argument: str) -> str | None:
+        if verb == "DATA" and len(outbox.messages) == 1 and not provider.stored:
+            for i, (size, priority) in enumerate(
+                ((50_000, "normal"), (40, "non-urgent"), (40, "normal"), (90_000, "urgent")), 1
+            ):
+                outbox.put(f"m{i}", message(i, size), priority=Priority(priority))
+        return None
+
+    provider.answer = answer
+    assert (await send(outbox, provider))[1] == JobReport()
+    assert [d[6:8] for d in sent(provider)] == [b"m0", b"m4", b"m3", b"m1", b"m2"]

@@ -16,6 +16,7 @@ that has not failed in this call; a worker per smarthost takes from there. New m
 | some recipients were too many at once    | the message again at once, for them                               |
 | it offers CHUNKING and does it wrongly   | a new one, and DATA from then on                                  |
 | a message is in doubt from before        | looked up in its user's sent folder, if there is one              |
+| small mail comes while a large one goes  | a second connection beside, for which the line is shared          |
 | the disk failed                          | nothing more is sent                                              |
 
 Only a reply that a server gave about a message is an attempt; all else leaves the message as it was. What is under
@@ -31,7 +32,7 @@ import trio
 
 from appliance import events
 from appliance.call import JobReport
-from appliance.mail.envelope import RecipientState, Verdict
+from appliance.mail.envelope import Priority, RecipientState, Verdict
 from appliance.mail.upstream.smtp_session import DISK_S, Attempt, SmarthostFailed, SmtpSession
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ __all__ = ["SendJob"]
 
 MAX_REASONS: Final = 5
 """Reasons in a report's sentence; the journal has them all."""
+
+LARGE: Final = 128 * 1024
+"""Bytes: 7 minutes of a line of 300 bytes/s, which nobody's short mail should wait for."""
 
 LOGIN_S: Final = 5.0
 """Of the time that is paid already, for connecting, TLS and logging in, before a bulk message moves."""
@@ -92,13 +96,31 @@ class _Queue:
 
     def __init__(self) -> None:
         self.waiting: deque[Envelope] = deque()
+        self._taken: Envelope | None = None
+
+    @property
+    def is_at_a_large_one(self) -> bool:
+        """Whether what was taken last keeps the connection for long."""
+        return self._taken is not None and self._taken.size > LARGE
+
+    def add(self, envelope: Envelope) -> None:
+        """One that joins: urgent first, small before large, as `Outbox.pending` has them."""
+        self.waiting.append(envelope)
+        if len(self.waiting) > 1 and _order(self.waiting[-2]) > _order(envelope):
+            self.waiting = deque(sorted(self.waiting, key=_order))
 
     def take(self) -> Envelope | None:
+        self._taken = None
         while self.waiting:
             envelope = self.waiting.popleft()
             if envelope.open_recipients() and not envelope.held:  # both may have changed since it was claimed
+                self._taken = envelope
                 return envelope
         return None
+
+
+def _order(envelope: Envelope) -> tuple[bool, bool, int]:
+    return (envelope.priority is not Priority.URGENT, envelope.priority is Priority.NON_URGENT, envelope.size)
 
 
 class _CallRun:
@@ -125,7 +147,8 @@ class _CallRun:
         self._secrets = secrets
         self._site_name = site_name
         self._claimed: set[str] = set()
-        self._queues: dict[Smarthost, _Queue] = {}
+        self._queues: dict[tuple[Smarthost, bool], _Queue] = {}
+        self._not_beside: set[Smarthost] = set()
         self._failed: dict[Smarthost, str] = {}
         self._broken: dict[Smarthost, str] = {}
         self._reasons: dict[str, None] = {}
@@ -207,18 +230,23 @@ class _CallRun:
                     self._reasons[f"no smarthost for <{envelope.sender}>"] = None
             elif host in self._broken:
                 self._leave(host, self._broken[host])
-            elif host in self._queues:
-                self._queues[host].waiting.append(envelope)
             else:
-                self._queues[host] = _Queue()
-                self._queues[host].waiting.append(envelope)
-                self._busy += 1
-                nursery.start_soon(self._work, host, nursery)
-
+                self._queue(envelope, host, nursery)
         for user, envelopes in doubtful.items():
             self._busy += 1
             nursery.start_soon(self._look_up, user, envelopes, nursery)
         self.call.paid.carries_bulk(SendJob.name, alone=self._bulk_alone and self._bulk_bytes > 0)
+
+    def _queue(self, envelope: Envelope, host: Smarthost, nursery: trio.Nursery) -> None:
+        """Gives it to a worker: the smarthost's own, or while that is at a large message a second one beside it."""
+        own = self._queues.get((host, False))
+        beside = own is not None and own.is_at_a_large_one and envelope.size <= LARGE and host not in self._not_beside
+        queue = self._queues.get((host, beside))
+        if queue is None:
+            queue = self._queues[host, beside] = _Queue()
+            self._busy += 1
+            nursery.start_soon(self._work, host, beside, nursery)
+        queue.add(envelope)
 
     # ---- what is in doubt
     def _is_to_be_looked_up(self, envelope: Envelope) -> bool:
@@ -261,21 +289,22 @@ class _CallRun:
             self._done.set()
 
     # ---- one smarthost
-    async def _work(self, host: Smarthost, nursery: trio.Nursery) -> None:
-        queue = self._queues[host]
+    async def _work(self, host: Smarthost, beside: bool, nursery: trio.Nursery) -> None:
+        queue = self._queues[host, beside]
         try:
             while queue.waiting and not self._disk_failed:
-                if not await self._one_connection(host, queue, nursery):
+                if not await self._one_connection(host, queue, beside, nursery):
                     break
         finally:
-            del self._queues[host]
+            del self._queues[host, beside]
             # What is left goes to another smarthost, or is left with the reason.
             self._claimed.difference_update(e.id for e in queue.waiting)
         self._dispatch(nursery)
         self._less_busy()
 
-    async def _one_connection(self, host: Smarthost, queue: _Queue, nursery: trio.Nursery) -> bool:
-        """Whether another connection may be made to it."""
+    async def _one_connection(self, host: Smarthost, queue: _Queue, beside: bool, nursery: trio.Nursery) -> bool:
+        """Whether another connection may be made to it. What goes wrong `beside` says nothing of the smarthost: some
+        take one connection only."""
         password = self._secrets.get(host.secret, "")
         try:
             session = await SmtpSession.open(
@@ -287,7 +316,10 @@ class _CallRun:
                 may_chunk=host not in self._no_chunking,
             )
         except SmarthostFailed as error:
-            self._host_failed(host, str(error))
+            if beside:
+                self._not_beside.add(host)
+            else:
+                self._host_failed(host, str(error))
             return False
         self.call.show(f"{host.host}: sending")
         await session.carry(queue, lambda attempt: self._on_finished(attempt, host, nursery))
@@ -302,6 +334,9 @@ class _CallRun:
             self._no_chunking.add(host)
             events.emit(events.NO_CHUNKING, host=host.host, port=host.port, why=session.failure or "it refuses BDAT")
             return True
+        if beside and session.failure:
+            self._not_beside.add(host)
+            return False
         if session.refused:
             self._host_failed(host, session.failure)
         elif session.failure and not session.answered:
