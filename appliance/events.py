@@ -213,6 +213,12 @@ NAME_TAKEN = Event(
     "behind {peer} there is another relay server called {name}",
     "Every relay server needs a `site.name` of its own: give one of them another.",
 )
+NAME_CONFLICT = Event(
+    "name-conflict",
+    _W,
+    "the relay server {owner} has a terminal {name}, which is ours; it is not believed",
+    "Give one of them another name, or set `roams = true` for the account if it is the same terminal.",
+)
 CIRCUIT_FAILED = Event(
     "circuit-failed",
     _W,

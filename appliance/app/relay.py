@@ -7,7 +7,9 @@ another address or name needs the server anew.
 from __future__ import annotations
 
 import socket
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
 
 import trio
 
@@ -16,10 +18,12 @@ from appliance.app.network import own_addresses
 from appliance.clock import rfc3339
 from appliance.config.passwords import verify_password
 from appliance.control.server import ControlError
+from appliance.events import clean
 from appliance.relay.calling import PeerCall
 from appliance.relay.identity import device_identity, own_identity, server_context
 from appliance.relay.records import Records
 from appliance.relay.server import RelayServer
+from appliance.relay.why import why
 from appliance.transport.listen import Address, open_listeners, parse_address
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ KEY: Final = "relay"
 """keys/relay.pem and keys/relay.key."""
 SECRET_BYTES: Final = 32
 PLAN_S: Final = 5.0
+DAY_S: Final = 86400.0
 
 
 class RelayPart:
@@ -182,13 +187,25 @@ class RelayPart:
 
     async def why(self, arguments: Mapping[str, Any], progress: Progress) -> str:
         """`posthouse why NAME`."""
-        name = str(arguments.get("name"))
-        row = self._server.directory.row(name) if self._server is not None else None
-        if row is None:
-            return f"a call of {name} is refused (not-registered): no terminal of that name has logged in"
-        if row["presence"] == "online":
-            return f"a call of {name} rings there now: it is logged in at {row['relay']}"
-        return f"a call of {name} is refused ({row['presence']}), or waits where it is made with --wait"
+        name, server, config = str(arguments.get("name")), self._server, self._house.config
+        if server is None:
+            return f"a call of {clean(name)} is refused (not-registered): this Posthouse is no relay server"
+        return why(
+            server.directory,
+            server.peers,
+            clean(name),
+            site=config.site.name,
+            is_account=name in server.enrolment.passwords,
+            causes_calls=config.schedule.connection_request,
+            moment=self._moment,
+        )
+
+    def _moment(self, seconds: float) -> str:
+        """That far from now, as a person reads it at the site."""
+        at = datetime.fromtimestamp(
+            self._house.core.clock.now().wall + seconds, ZoneInfo(self._house.config.site.timezone)
+        )
+        return at.strftime("%H:%M" if abs(seconds) < DAY_S / 2 else "%Y-%m-%d %H:%M")
 
     async def enrol(self, arguments: Mapping[str, Any], progress: Progress) -> str:
         """`posthouse enrol NAME`: the enrolment string."""

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import msgpack
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIRST_LIMIT", "FRAME_LIMIT", "VERSION", "Decoder", "FrameError", "Message", "encode", "fingerprint",
-    "login_message", "peer_proof", "sign_login",
+    "is_name", "is_seconds", "login_message", "peer_proof", "sign_login",
 ]  # fmt: skip
 
 VERSION: Final = 1
@@ -33,6 +34,10 @@ FRAME_LIMIT: Final = 65536
 FIRST_LIMIT: Final = 4096
 """The same before authentication: a certificate of 1 KiB, a proof and a password."""
 _LENGTH: Final = struct.Struct(">I")
+
+NAME: Final = re.compile(r"[a-z0-9.-]{1,63}")
+SECONDS_LIMIT: Final = 2.0**40
+"""Ages and waits beyond this, some 35,000 years, are no times; infinity and NaN are none either."""
 
 Message = tuple[str, dict[str, Any]]
 """A frame's type and body, without the keys that were nil."""
@@ -108,6 +113,17 @@ def _message(content: bytes) -> Message:
 
 def _no_extension(code: int, data: bytes) -> object:
     raise ValueError(f"extension {code}")
+
+
+# ---- words of bodies
+def is_name(value: object) -> TypeGuard[str]:
+    """Of a terminal or a relay server (RELAY §1)."""
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
+
+
+def is_seconds(value: object) -> TypeGuard[int | float]:
+    """A length of time, 0 or more."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < SECONDS_LIMIT
 
 
 # ---- proofs

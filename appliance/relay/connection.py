@@ -36,6 +36,8 @@ LINGER_S: Final = 1.0
 """RELAY §1: so long the one who ends a connection reads on."""
 OUT_LIMIT: Final = 1024 * 1024
 """Bytes that wait for one who does not read: sixteen of the largest frames."""
+LATER_LIMIT: Final = 4096
+"""Answers that wait behind a long one, for one who asks and does not read."""
 DRAW_BELOW: Final = 64 * 1024
 """Below this much that waits the next frame of a long answer is made."""
 RECORD: Final = 16 * 1024
@@ -106,7 +108,7 @@ class Connection:
             return
         frame = encode(kind, body or {})
         if self._later:
-            self._later.append(iter((frame,)))
+            self._put_off(iter((frame,)))
         else:
             self._put(frame)
 
@@ -116,8 +118,14 @@ class Connection:
             return
         if self._later is None:
             self._later = deque()
-        self._later.append(frames)
+        self._put_off(frames)
         self._flush()
+
+    def _put_off(self, frames: Iterator[bytes]) -> None:
+        assert self._later is not None
+        self._later.append(frames)
+        if len(self._later) > LATER_LIMIT:
+            self.close("it does not read what is sent to it")
 
     def not_longer_than(self, seconds: float, why: str) -> None:
         """Unless it is authenticated by then."""

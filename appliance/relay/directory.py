@@ -63,12 +63,15 @@ class Directory:
         found = [
             (owner, entry)
             for owner, entry in self.peers.registry.of(name)
-            if entry.presence != REMOVED and (owner == self._site or self._accepted(owner, name))
+            if entry.presence != REMOVED and (owner == self._site or self._accepted(owner, entry))
         ]
         return max(found, key=lambda f: (f[1].counter, f[0]), default=None)
 
-    def _accepted(self, owner: str, name: str) -> bool:
+    def _accepted(self, owner: str, entry: Entry) -> bool:
         """Whether an entry of that owner is taken."""
+        name = entry.name
+        if self.too_far_ahead(entry.counter):
+            return False  # nobody could log in above it
         if name in self._devices or self._roams.get(name) is False:
             return False
         way = self._way(owner)
@@ -89,10 +92,21 @@ class Directory:
         standing = self.standing(name)
         return standing is not None and standing[0] != self._site
 
+    def conflict(self, name: str) -> str | None:
+        """Another owner that has this name of ours, which may log in here alone: its entry does not count."""
+        if name not in self._devices and self._roams.get(name) is not False:
+            return None
+        others = [o for o, e in self.peers.registry.of(name) if o != self._site and e.presence != REMOVED]
+        return min(others, default=None)
+
+    def is_device(self, name: str) -> bool:
+        """Whether we log it in."""
+        return name in self._devices
+
     # ---- logins
     def known_counter(self, name: str) -> int:
         entries = self.peers.registry.of(name)
-        return max((e.counter for o, e in entries if o == self._site or self._accepted(o, name)), default=0)
+        return max((e.counter for o, e in entries if o == self._site or self._accepted(o, e)), default=0)
 
     def too_far_ahead(self, counter: int) -> bool:
         return self._clock.trusted and counter > (self._clock.now().wall + DAY_S) * 1000
@@ -101,7 +115,7 @@ class Directory:
         return any(
             e.presence == ONLINE and e.fingerprint != fingerprint
             for o, e in self.peers.registry.of(name)
-            if o != self._site and self._accepted(o, name)
+            if o != self._site and self._accepted(o, e)
         )
 
     def logged_in(self, name: str, counter: int, services: Sequence[str], fingerprint: bytes) -> None:

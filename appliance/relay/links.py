@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
-from appliance.protocol.relay import FRAME_LIMIT, VERSION, FrameError, peer_proof
+from appliance.events import clean
+from appliance.protocol.relay import FRAME_LIMIT, VERSION, FrameError, is_seconds, peer_proof
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,11 +138,11 @@ class PeerLink:
             self._pinged = None
         elif kind == "bye":
             back_in = body.get("back_in")
-            back = trio.current_time() + float(back_in) if isinstance(back_in, int | float) else None
-            self._bye = Ended(f"it said bye ({body.get('reason')})", back)
+            back = trio.current_time() + float(back_in) if is_seconds(back_in) else None
+            self._bye = Ended(f"it said bye ({clean(body.get('reason'), 20)})", back)
             self.connection.close("it said bye")
         elif kind == "error":
-            self.connection.close(f"it says {body.get('code')}: {body.get('text')}")
+            self.connection.close(f"it says {clean(body.get('code'), 20)}: {clean(body.get('text'), 200)}")
         elif kind in FRAMES:
             self._wire.frame(self, kind, body)
         elif kind in ("hello", "peer", "welcome", "login", "list", "connect", "join"):
@@ -162,7 +163,7 @@ class PeerLink:
     # ---- proofs
     def _prove(self, kind: str, body: Mapping[str, Any]) -> None:
         if kind == "error" and not self.opened_there:
-            self.connection.close(f"it refuses us: {body.get('code')}")
+            self.connection.close(f"it refuses us: {clean(body.get('code'), 20)}")
             return
         if kind != ("peer" if self.opened_there else "welcome"):
             raise FrameError("out-of-order", f"no {kind} now")
@@ -196,7 +197,7 @@ class PeerLink:
 
     def _lasts(self, body: Mapping[str, Any]) -> None:
         stays, back_in = body.get("stays") or 0, body.get("back_in")
-        if not isinstance(stays, int | float) or not isinstance(back_in, int | float | None):
+        if not is_seconds(stays) or not (back_in is None or is_seconds(back_in)):
             raise FrameError("bad-body", "stays and back_in are seconds")
         self.stays = min((s for s in (self.stays, float(stays)) if s > 0), default=0.0)
         self._their_back_in = None if back_in is None else float(back_in)

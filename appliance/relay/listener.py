@@ -13,12 +13,11 @@ taken: bytes may stand behind them, and belong to the circuit.
 
 from __future__ import annotations
 
-import re
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
 from appliance import events
-from appliance.protocol.relay import FIRST_LIMIT, VERSION, Decoder, FrameError, encode
+from appliance.protocol.relay import FIRST_LIMIT, VERSION, Decoder, FrameError, encode, is_name
 from appliance.relay.circuits import keep_alive
 from appliance.relay.connection import LINGER_S, Connection
 
@@ -45,7 +44,6 @@ ACCEPT_PAUSE_S: Final = 0.1
 NOTSENT_LOWAT: Final = 4096
 """TCP_NOTSENT_LOWAT of sockets that go over the line: a request does not wait behind mail (RELAY §1)."""
 TLS, FRAME = 0x16, 0x00
-NAME: Final = re.compile(r"[a-z0-9.-]{1,63}")
 
 
 class Listener:
@@ -309,7 +307,7 @@ def _check_hello(kind: str, body: Mapping[str, Any]) -> str:
     if body.get("version") != VERSION:
         raise FrameError("version", f"this relay server speaks version {VERSION}")
     name = body.get("name")
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+    if not is_name(name):
         raise FrameError("bad-body", "hello without a name")
     return name
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from appliance import events
-from appliance.protocol.relay import FrameError, encode
-from appliance.relay.registry import ONLINE, REMOVED, Sent
+from appliance.protocol.relay import FrameError, encode, is_name
+from appliance.relay.registry import ONLINE, OWNER_LIMIT, REMOVED, Sent, is_have
 from appliance.relay.request import Refusal, id_of
 from appliance.relay.routes import NONE, UP
 
@@ -175,10 +175,12 @@ class Peers:
             raise FrameError("out-of-order", "have comes once")
         if not isinstance(have, dict):
             raise FrameError("bad-body", "no have")
+        if len(have) > OWNER_LIMIT + 1:
+            raise FrameError("limit", f"more than {OWNER_LIMIT} owners")
         peer.sent = {}
         for owner, pair in have.items():
             match pair:
-                case [int() as epoch, int() as seq] if epoch >= 0 and seq >= 0:
+                case [epoch, seq] if is_name(owner) and is_have(epoch, seq):
                     peer.sent[owner] = Sent(epoch, seq)
                     if owner == self._me:
                         self._met_ourselves(peer, epoch, seq)
@@ -188,10 +190,12 @@ class Peers:
 
     def _update(self, peer: Peer, link: PeerLink, body: Mapping[str, Any]) -> None:
         owner = body.get("owner")
+        if not is_name(owner) or not is_have(body.get("epoch"), body.get("seq")):
+            raise FrameError("bad-body", "no update")
         if owner == self._me:
-            self._met_ourselves(peer, body.get("epoch"), body.get("seq"))
+            self._met_ourselves(peer, body["epoch"], body["seq"])
             return
-        if not isinstance(owner, str) or not self.routes.says(peer.name, owner):
+        if not self.routes.says(peer.name, owner):
             return
         if owner != peer.name and (other := self.all.get(owner)) is not None and other.link is not None:
             return  # one of our own peers is believed about himself alone
@@ -227,8 +231,8 @@ class Peers:
         if names:
             self._changed(names)
 
-    def _met_ourselves(self, peer: Peer, epoch: object, seq: object) -> None:
-        if not isinstance(epoch, int) or not isinstance(seq, int) or not self.registry.is_above_us(epoch, seq):
+    def _met_ourselves(self, peer: Peer, epoch: int, seq: int) -> None:
+        if not self.registry.is_above_us(epoch, seq):
             return
         higher = self.registry.next_epoch(epoch, self.now())
         if higher is None:
@@ -244,12 +248,25 @@ class Peers:
     def _ack(self, peer: Peer, body: Mapping[str, Any]) -> None:
         owner, epoch, seq = body.get("owner"), body.get("epoch"), body.get("seq")
         s = self.registry.slices.get(owner) if isinstance(owner, str) else None
-        if not isinstance(epoch, int) or not isinstance(seq, int):
+        if not is_have(epoch, seq):
             raise FrameError("bad-body", "no ack")
-        if s is None or peer.sent is None or epoch > s.epoch:
+        assert isinstance(epoch, int) and isinstance(seq, int)
+        if s is None or peer.sent is None:
+            return
+        if epoch > s.epoch:  # no request: somebody remembers the owner from a life that it has forgotten itself
+            self._pass_to_owner(peer, s.owner, epoch, seq)
             return
         peer.sent[s.owner] = Sent(epoch, seq)
         self.dirty(s.owner)
+
+    def _pass_to_owner(self, peer: Peer, owner: str, epoch: int, seq: int) -> None:
+        """It must hear of it to go above that; else whoever said this never believes it again."""
+        if owner == self._me:
+            self._met_ourselves(peer, epoch, seq)
+        elif (way := self.routes.best(owner, self.now())) is not None and way[0] != peer.name:
+            towards = self.all[way[0]].link
+            if towards is not None:
+                towards.send("ack", {"owner": owner, "epoch": epoch, "seq": seq})
 
     # ---- routes
     def _rerouted(self) -> None:

@@ -20,12 +20,24 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from appliance.protocol.relay import FrameError
+from appliance.protocol.relay import FrameError, is_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["LOST", "OFFLINE", "ONLINE", "REMOVED", "Entry", "Have", "Registry", "Sent", "Slice"]
+__all__ = [
+    "LOST",
+    "OFFLINE",
+    "ONLINE",
+    "OWNER_LIMIT",
+    "REMOVED",
+    "Entry",
+    "Have",
+    "Registry",
+    "Sent",
+    "Slice",
+    "is_have",
+]
 
 ONLINE, LOST, OFFLINE, REMOVED = range(4)
 
@@ -36,7 +48,9 @@ ENTRY_BYTES: Final = 120
 ENTRY_LIMIT: Final = 20_000
 OWNER_LIMIT: Final = 256
 SERVICE_LIMIT: Final = 64
-NAME_LIMIT: Final = 63
+SERVICE_NAME_LIMIT: Final = 63
+EPOCH_LIMIT: Final = 2**40
+"""Epochs are Unix seconds, or a little above: a higher one is a lie, and ours must stay below it."""
 RUN_STALLED_S: Final = 600.0
 """The slowest line brings a frame in this; a run that stands still for longer is asked for again."""
 RAISE_AGAIN_S: Final = 3600.0
@@ -94,7 +108,7 @@ class Sent:
 
 
 class Registry:
-    """All slices. `me` is our own name. `too_far_ahead(counter)`: more than a day ahead of a clock that is trusted."""
+    """All slices. `me` is our own name."""
 
     def __init__(self, me: str, epoch: int) -> None:
         self.me = me
@@ -128,7 +142,7 @@ class Registry:
     def next_epoch(self, above: int, now: float) -> int | None:
         """Our own name was met at this epoch: the one to go on with, once it is durable (`begin_epoch`). None where
         that has happened within the hour: another relay server has our name."""
-        if now - self._raised < RAISE_AGAIN_S:
+        if now - self._raised < RAISE_AGAIN_S or above + 1 >= EPOCH_LIMIT:
             return None
         self._raised = now
         self._next = above + 1
@@ -199,9 +213,9 @@ class Registry:
         owner, epoch, base, seq = body.get("owner"), body.get("epoch"), body.get("base"), body.get("seq")
         raw = body.get("entries")
         if not (
-            isinstance(owner, str)
-            and 0 < len(owner) <= NAME_LIMIT
-            and all(_is_number(n) for n in (epoch, base, seq))
+            is_name(owner)
+            and is_have(epoch, seq)
+            and _is_number(base)
             and isinstance(raw, list)
             and len(raw) <= FRAME_ENTRIES
         ):
@@ -308,19 +322,24 @@ def _unpack(item: object, now: float, known: Slice | None) -> Entry:
             *_,
         ]:
             if (
-                0 < len(name) <= NAME_LIMIT
+                is_name(name)
                 and 0 < seq < 2**63
                 and 0 <= counter < 2**64
                 and presence in (ONLINE, LOST, OFFLINE, REMOVED)
                 and 0 <= age < 2**40
                 and len(services) <= SERVICE_LIMIT
-                and all(isinstance(s, str) and 0 < len(s) <= NAME_LIMIT for s in services)
+                and all(isinstance(s, str) and 0 < len(s) <= SERVICE_NAME_LIMIT and s.isprintable() for s in services)
                 and len(fingerprint) == 32
             ):
                 kept = old is not None and (old.services, old.fingerprint) == (tuple(services), fingerprint)
                 static = old.static if kept and old is not None else seq
                 return Entry(name, seq, counter, presence, now - age, tuple(services), fingerprint, static)
     raise FrameError("bad-body", "no entry, or a field is missing of one that is new here")
+
+
+def is_have(epoch: object, seq: object) -> bool:
+    """Whether the two may be what somebody has."""
+    return _is_number(epoch) and _is_number(seq) and epoch < EPOCH_LIMIT  # type: ignore[operator]
 
 
 def _ack(s: Slice) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeGuard
 
 from appliance.events import clean
-from appliance.protocol.relay import FrameError
+from appliance.protocol.relay import FrameError, is_name, is_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,9 +98,9 @@ class Refusal:
         """Of a `reject`. A reason that nobody knows is `rejected`."""
         reason, presence, back_in = body.get("reason"), body.get("presence"), body.get("back_in")
         return cls(
-            reason if reason in REASONS else "rejected",
-            presence if presence in PRESENCES else None,
-            float(back_in) if isinstance(back_in, int | float) and _is_seconds(back_in) else None,
+            reason if isinstance(reason, str) and reason in REASONS else "rejected",
+            presence if isinstance(presence, str) and presence in PRESENCES else None,
+            float(back_in) if is_seconds(back_in) else None,
             clean(body.get("text") or "", TEXT_LIMIT),
         )
 
@@ -129,7 +129,7 @@ class Ask:
         certificate, path = body.get("certificate"), body.get("path")
         if not isinstance(certificate, bytes) or not 0 < len(certificate) <= CERTIFICATE_LIMIT:
             raise FrameError("bad-body", "invite without the caller's certificate")
-        if not isinstance(path, list) or not path or not all(isinstance(p, str) and p for p in path):
+        if not isinstance(path, list) or not path or not all(is_name(p) for p in path):
             raise FrameError("bad-body", "invite without a path")
         return cls(
             id_of(body),
@@ -210,10 +210,6 @@ def text_of(body: Mapping[str, Any], key: str) -> str:
 
 def _wait_of(body: Mapping[str, Any]) -> float:
     wait = body.get("wait") or 0
-    if not _is_seconds(wait):
+    if not is_seconds(wait):
         raise FrameError("bad-body", "wait is a number of seconds")
     return min(float(wait), WAIT_LIMIT_S)
-
-
-def _is_seconds(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**53

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from appliance.protocol.relay import FrameError
+from appliance.protocol.relay import FrameError, is_name, is_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,6 @@ __all__ = ["LOST", "NONE", "SUSPENDED", "UP", "Neighbour", "Route", "Routes"]
 UP, SUSPENDED, LOST, NONE = "up", "suspended", "lost", "none"
 _RANK: Final = {UP: 0, SUSPENDED: 1, LOST: 2, NONE: 3}
 PATH_LIMIT: Final = 4
-NAME_LIMIT: Final = 63
 OWNER_LIMIT: Final = 256
 
 
@@ -80,13 +79,13 @@ class Routes:
         owner, path, state = body.get("owner"), body.get("path"), body.get("state")
         age, back_in = body.get("age") or 0, body.get("back_in")
         if not (
-            isinstance(owner, str)
-            and 0 < len(owner) <= NAME_LIMIT
+            is_name(owner)
             and isinstance(path, list)
-            and all(isinstance(p, str) and len(p) <= NAME_LIMIT for p in path)
+            and all(is_name(p) for p in path)
+            and isinstance(state, str)
             and state in _RANK
-            and isinstance(age, int | float)
-            and isinstance(back_in, int | float | None)
+            and is_seconds(age)
+            and (back_in is None or is_seconds(back_in))
         ):
             raise FrameError("bad-body", "no route")
         good = path and len(path) <= PATH_LIMIT and len(set(path)) == len(path)

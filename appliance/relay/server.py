@@ -99,6 +99,7 @@ class RelayServer:
         self.memory = Memory(records["table"], clock, site, self.start)
         self._config = config
         self._of_terminal: dict[str, int] = {}
+        self._conflicts: dict[str, str] = {}  # name -> the owner that the journal was told of
         self._nursery: trio.Nursery | None = None
         registry = self.memory.registry
         self.peers = Peers(
@@ -227,6 +228,11 @@ class RelayServer:
         return self.terminals.online.get(name) or self.devices.get(name)
 
     def _table_changed(self, names: Sequence[str]) -> None:
+        for name in names:
+            owner = self.directory.conflict(name)
+            if owner is not None and self._conflicts.get(name) != owner:
+                self._conflicts[name] = owner
+                events.emit(events.NAME_CONFLICT, name=name, owner=owner)
         self.terminals.changed(names)
         self.waiting.table_changed(names)
 

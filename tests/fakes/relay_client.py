@@ -7,7 +7,7 @@ import os
 import ssl
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import trio
 from cryptography.hazmat.primitives import hashes, serialization
@@ -50,7 +50,7 @@ class Client:
         self._decoder = relay.Decoder(65536)
 
     @classmethod
-    async def dial(cls, port: int, name: str, *, role: str | None = "terminal", host: str = "127.0.0.1") -> Client:
+    async def dial(cls, port: int, name: str, *, role: str | None = "terminal", host: str = "127.0.0.1") -> Self:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         stream = trio.SSLStream(await trio.open_tcp_stream("127.0.0.1", port, local_address=host), context)
@@ -87,6 +87,13 @@ class Client:
             else:
                 assert frame[0] == "table", f"{frame} where {kind} was due"
 
+    async def until(self, kind: str) -> dict[str, Any]:
+        """The next frame of that type; others are passed over."""
+        while (frame := await self.receive()) is not None:
+            if frame[0] == kind:
+                return frame[1]
+        raise AssertionError(f"the connection ended before {kind}")
+
     async def log_in(
         self, key: Key, counter: int, *, services: list[str] | None = None, password: str | None = None
     ) -> Frame | None:
@@ -108,6 +115,36 @@ class Client:
 
     async def close(self) -> None:
         await trio.aclose_forcefully(self.stream)
+
+
+class PeerClient(Client):
+    """A relay server that says what it is told to: a link to the one under test, which it has opened."""
+
+    @classmethod
+    async def link(cls, port: int, me: str, them: str, **told: Any) -> PeerClient:
+        """It is up; `told` goes into `peer`. The secret is 32 bytes of 0."""
+        peer = await cls.dial(port, me, role="relay")
+        nonce = os.urandom(16)
+        proof = relay.peer_proof(bytes(32), "posthouse peer 1", me, them, peer.relay_der, nonce)
+        await peer.send("peer", **{"nonce": nonce, "proof": proof, "keepalive": 30, "stays": 0, **told})
+        welcome = await peer.expect("welcome")
+        assert welcome["relay"] == them
+        want = relay.peer_proof(bytes(32), "posthouse welcome 1", me, them, peer.relay_der, nonce)
+        assert welcome["proof"] == want
+        assert await peer.receive() is not None  # have
+        return peer
+
+    async def begin(self, have: dict[str, list[int]] | None = None) -> None:
+        """What each side says first."""
+        await self.send("have", have=have or {})
+        await self.route(self.name, [self.name])
+
+    async def route(self, owner: str, path: list[str], state: str = "up", **more: Any) -> None:
+        await self.send("route", owner=owner, path=path, state=state, age=0, **more)
+
+    async def update(self, owner: str, *entries: list[Any], epoch: int = 1, base: int = 0, last: bool = True) -> None:
+        seq = entries[-1][1] if entries else base
+        await self.send("update", owner=owner, epoch=epoch, base=base, seq=seq, last=last, entries=list(entries))
 
 
 async def join(port: int, name: str, ticket: bytes, behind: bytes = b"") -> trio.SocketStream:

@@ -18,7 +18,7 @@ from appliance.relay.server import RelayServer
 from appliance.storage.disk import Disk
 from fakes.clock import FakeClock
 from fakes.committer import InlineCommitter
-from fakes.relay_client import Client, Key
+from fakes.relay_client import Client, Key, PeerClient
 
 KEYS = {name: Key(name) for name in ("pc11", "pc12", "other")}
 PASSWORD = "correct horse"
@@ -44,6 +44,12 @@ class House:
         client = await Client.dial(self.port, name, **options)
         self.clients.append(client)
         return client
+
+    async def link(self, name: str, **told: Any) -> PeerClient:
+        """From a relay server of that name, which says what a test tells it to."""
+        peer = await PeerClient.link(self.port, name, self.server.site, **told)
+        self.clients.append(peer)
+        return peer
 
     async def login(self, name: str, *, services: tuple[str, ...] = (), key: Key | None = None) -> Client:
         """Enrolled by the account's password where it must."""

@@ -13,7 +13,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, seed, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -186,9 +186,11 @@ def small_frames(monkeypatch: pytest.MonkeyPatch, expected_errors: list[str]) ->
 
 
 def explore(examples: int, steps: int) -> None:
+    """Who has the seed of a failure may wait for the smallest example of it."""
+    phases = [Phase.generate, *([Phase.shrink] if "POSTHOUSE_SEED" in os.environ else [])]
     print(f"POSTHOUSE_SEED={SEED}")
     rough = settings(
-        max_examples=examples, stateful_step_count=steps, deadline=None, database=None, print_blob=False,
+        max_examples=examples, stateful_step_count=steps, deadline=None, database=None, print_blob=False, phases=phases,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     run_state_machine_as_test(seed(SEED)(Network), settings=rough)

@@ -1,0 +1,83 @@
+"""What would happen to a call of a name now, and why, in one sentence (`posthouse why NAME`): follows the route as a
+connection request would (RELAY §4, §5), and says where it would stop.
+
+It must not know sockets or calls; it looks at the directory and the peers, and is told whether requests cause calls.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from appliance.relay.request import PATH_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from appliance.relay.directory import Directory
+    from appliance.relay.peers import Peers
+
+__all__ = ["why"]
+
+
+def why(
+    directory: Directory,
+    peers: Peers,
+    name: str,
+    *,
+    site: str,
+    is_account: bool,
+    causes_calls: bool,
+    moment: Callable[[float], str],
+) -> str:
+    """`is_account`: it may log in here; `causes_calls`: `schedule.connection_request`; `moment(seconds)`: that far from
+    now, in words."""
+    call = f"a call of {name}"
+    found, row = directory.find(name), directory.row(name)
+    rival = directory.conflict(name)
+    conflict = f"; {rival} has a terminal of this name too, which is not believed" if rival is not None else ""
+    if directory.is_device(name):
+        state = row["presence"] if row is not None else "offline"
+        seen = "it answers" if state == "online" else "at the last look it did not answer"
+        return f"{call} is tried at once: it is a device of this relay server, and {seen}{conflict}"
+    if found is None or row is None:
+        never = "it has an account here and has never" if is_account else "no terminal of that name has"
+        return f"{call} is refused (not-registered): {never} logged in{conflict}"
+    here, presence, path = row["relay"] == site, row["presence"], row["path"]
+    where = "here" if here else f"at {row['relay']}"
+    by = "" if here or len(path) < 3 else f" by way of {', '.join(reversed(path[1:-1]))}"
+    if presence == "online":
+        if len(path) > PATH_LIMIT:
+            return f"{call} is refused (loop): it passes {len(path)} relay servers, and {PATH_LIMIT} are the most"
+        return f"{call} rings now: it is logged in {where}{by}{conflict}"
+    since = moment(-row["age"])
+    if presence == "offline":
+        reason = f"it logged out {where}, since {since}"
+    elif presence == "expired":
+        reason = f"no relay server knows a way to {row['relay']} any more"
+    elif here:
+        reason = f"its connection broke off at {since}"
+    elif presence == "suspended":
+        back = f", and is back {moment(row['back_in'])}" if row["back_in"] is not None else ""
+        reason = f"the line to {row['relay']}{by} is down by plan since {since}{back}"
+    else:
+        reason = _lost(peers, row["relay"], by, since)
+    wait = _wait(found.by_call, found.back_in, causes_calls, moment)
+    return f"{call} is refused ({presence}): {reason}; {wait}{conflict}"
+
+
+def _lost(peers: Peers, owner: str, by: str, since: str) -> str:
+    way = peers.routes.best(owner, peers.now())
+    if way is not None and way[1].state == "up":
+        return f"its connection to {owner} broke off at {since}"
+    if way is not None and peers.all[way[0]].link is None:
+        return f"the link to {way[0]} is lost since {since}"
+    return f"the way to {owner}{by} is lost since {since}"
+
+
+def _wait(by_call: bool, back_in: float | None, causes_calls: bool, moment: Callable[[float], str]) -> str:
+    if not by_call:
+        return "made with --wait it rings when that is over"
+    if not causes_calls:
+        return "made with --wait it rings in a later call (schedule.connection_request is off)"
+    at = "now" if not back_in else moment(back_in)
+    return f"made with --wait it causes a call {at}"
