@@ -95,7 +95,11 @@ def machine(folder: Path, boot: Boot, snapshots: Snapshots) -> Iterator[Start]:
     started: list[Machine] = []
 
     def start(name: str, prepare: Callable[[Guest], None], *, modem: Path | None = None) -> Guest:
+        left = signal.alarm(
+            0
+        )  # a snapshot is the session's: it has deadlines of its own, and is not the scenario's time
         saved = snapshots.of(name, prepare)
+        signal.alarm(left)
         one = Machine(name, folder / f"{name}.now", boot, saved, modem)
         started.append(one)
         one.start()

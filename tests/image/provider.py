@@ -152,6 +152,11 @@ class Provider:
         """Of the site's PPP login, from its next call on."""
         self.guest.put("/etc/ppp/chap-secrets", f'{PPP_LOGIN} isp "{secret}" *\n', mode=0o600)
 
+    def restart(self, script: str) -> None:
+        """Its modem answers with what the script makes of the configuration."""
+        self.guest.sh(f"old=$(pgrep -x chat); {script}; kill $old; while kill -0 $old 2>/dev/null; do sleep 0.1; done")
+        self.wait_free()
+
     def logs(self) -> str:
         """For a test that failed."""
         return self.guest.sh("tail -n 60 /var/log/pppd.log /var/log/postfix.log /var/log/dovecot.log /var/log/dnsmasq.log", check=False)  # fmt: skip

@@ -3,30 +3,55 @@ under another name."""
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from .conftest import Start
 from .guest import Guest
 from .provider import WORLD, Provider
-from .site import Site
+from .site import JOURNAL, Site
 from .site import prepare as prepare_site
 from .telephone import PROVIDER, Telephone
 from .test_ppp import message, subjects
 
+RESET = "ATZ"
+"""The rung of the recovery ladder from which the modem comes back here."""
+LADDER_S = 100
+"""As docs/operating.md has it."""
 
-def test_a_modem_that_hangs_is_told_from_a_line_that_fails(
+
+def test_a_modem_that_hangs_is_brought_back_in_the_same_call(
     site: Site, provider: Provider, telephone: Telephone
 ) -> None:
     site.start()
     site.send("somebody@world.example", message("waits"))
     telephone.mute()
+    site.dial_nowait()
+    site.guest.wait(f"grep -q 'now {RESET}' {JOURNAL}", "the ladder is at the reset")
+    telephone.mute(False)
+    call = site.wait_call_over()
+    assert (call["outcome"], call["sent"], call["dials"]) == ("complete", 1, 1), call
+    assert telephone.dials == [PROVIDER]
+    journal = site.guest.get(JOURNAL).decode()
+    assert journal.index("now DTR") < journal.index(f"now {RESET}") < journal.index("answers again")
+
+
+@pytest.mark.long
+def test_a_modem_that_is_dead_is_told_from_a_line_that_fails(
+    site: Site, provider: Provider, telephone: Telephone
+) -> None:
+    site.start()
+    site.send("somebody@world.example", message("waits"))
+    telephone.mute()
+    began = time.monotonic()
     call = site.dial()
     assert (call["outcome"], call["connected"], call["dials"]) == ("modem-silent", None, 0), call
+    assert time.monotonic() - began < LADDER_S + 20
     assert telephone.dials == []
     telephone.mute(False)
     call = site.dial()
     assert (call["outcome"], call["sent"]) == ("complete", 1), call
-    assert telephone.dials == [PROVIDER]
 
 
 def prepare_usb(guest: Guest) -> None:
