@@ -4,6 +4,7 @@ list): over real sockets, with a peer that says exactly what it is told to, or o
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -374,3 +375,16 @@ def test_a_frame_that_is_too_large_or_a_name_that_is_none() -> None:
     with pytest.raises(FrameError, match="no update"):
         Registry("me", 1).apply(update("Not.a.name!", []), 0)
     assert len(encode("update", update("o", [entry(f"n{i}", i + 1) for i in range(500)]))) < 65536
+
+
+def test_every_test_that_the_documentation_names_is_there() -> None:
+    root = Path(__file__).parent.parent
+    text = (root.parent / "docs" / "relay-protocol.md").read_text()
+    there = {
+        name
+        for folder in ("services", "faults", "protocol")
+        for path in (root / folder).glob("test_*.py")
+        for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) > 40 and named - there == set()
