@@ -261,6 +261,10 @@ class Line(Protocol):
 class Window(Protocol):
     """What the host does for as long as a call is up: routes, filter rules and time servers for the line alone."""
 
+    def lacks(self) -> str:
+        """Why a call would be of no use now, "" where it would not: asked before anything is dialled."""
+        ...
+
     async def open(self, device: str, dns: Sequence[str]) -> None:
         """The line is up: `device` and `dns` as `Line` has them. Raises OSError: the call is then of no use."""
         ...

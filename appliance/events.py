@@ -389,6 +389,22 @@ DHCP_CLIENT_FAILED = Event(
     "{interface}: no lease, asked again: {why}",
     "Look for the DHCP server; `Operation not permitted`: udhcpc needs CAP_NET_RAW and CAP_NET_BIND_SERVICE.",
 )
+FIREWALL_LOADED = Event("firewall-loaded", _I, "the firewall is in force")
+FIREWALL_CHANGED = Event(
+    "firewall-changed", _W, "something else has changed the firewall's table; it is loaded anew", "Find out what did."
+)
+FIREWALL_FAILED = Event(
+    "firewall-failed",
+    _W,
+    "the firewall can't be loaded: {why}; no call is made",
+    "Install nftables, give Posthouse CAP_NET_ADMIN. It is tried again each minute.",
+)
+FORWARDING_OFF = Event(
+    "forwarding-off",
+    _W,
+    "the host does not forward packets ({why}): firewall.forward lets nobody onto the line",
+    "Set net.ipv4.ip_forward = 1 in /etc/sysctl.d.",
+)
 DNSMASQ_STARTED = Event("dnsmasq-started", _I, "DHCP and DNS for {interfaces}")
 DNSMASQ_FAILED = Event(
     "dnsmasq-failed",

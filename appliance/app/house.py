@@ -15,6 +15,7 @@ import trio
 
 from appliance import __version__, events
 from appliance.app.configuration import Configuration
+from appliance.app.firewall import FirewallPart
 from appliance.app.lan import Pop3Part, SmtpPart
 from appliance.app.lines import CallerPart
 from appliance.app.network import DnsmasqPart, InterfacesPart
@@ -63,6 +64,7 @@ class House:
     config_file: Path
     caller: Caller = field(init=False)
     relay: RelayPart = field(init=False)
+    firewall: FirewallPart = field(init=False)
     listeners: dict[str, list[str]] = field(default_factory=lambda: {"smtp": [], "pop3": [], "relay": []})
     configuration: Configuration = field(init=False)
     supervisor: Supervisor = field(init=False)
@@ -76,7 +78,8 @@ class House:
     def __post_init__(self) -> None:
         self.relay = RelayPart(self)
         self.configuration = Configuration(self)
-        lan = (InterfacesPart(self), DnsmasqPart(self), SmtpPart(self), Pop3Part(self))
+        self.firewall = FirewallPart(self)
+        lan = (InterfacesPart(self), self.firewall, DnsmasqPart(self), SmtpPart(self), Pop3Part(self))
         self.parts = (*lan, self.relay, CallerPart(self), NoticesPart(self))
 
     @property

@@ -70,6 +70,7 @@ class CallerPart:
             free_lines=free_lines,
             tariffs=config.tariff,
             budget=config.budget,
+            window=house.firewall,
         )
         core.spool.on_change = caller.poke
         house.relay.line_wanted()

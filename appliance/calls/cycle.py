@@ -216,6 +216,10 @@ class Cycle:
         for way in self._passed_over:
             events.emit(events.LINE_NOT_USABLE, line=way.config.name, why=way.unusable or "it has no modem")
         outcome = Outcome.NO_NETWORK
+        if why := self._window.lacks():
+            events.emit(events.WINDOW_PROBLEM, line=self.name, what=why)
+            self._tell(why)
+            return outcome
         for way in self._ways:
             assert way.line is not None
             if self._too_dear(way.config.name):

@@ -28,6 +28,10 @@ class WindowOfCall:
         self._line = ""
         self._open = False
 
+    def lacks(self) -> str:
+        """Why a call would be of no use now, "" where it would not."""
+        return self._window.lacks() if self._window is not None else ""
+
     async def open(self, line: call.Line) -> Outcome | None:
         """None: open. A host that has no way for the line's packets makes a call without a network."""
         if self._window is None:

@@ -28,7 +28,6 @@ def unbuilt(config: Config) -> list[str]:
 
 
 def _all(config: Config) -> Iterator[Found]:
-    yield ("firewall", "forward"), config.firewall.forward, "letting hosts of the LAN onto the line"
     yield ("mail", "imap"), config.mail.imap, "IMAP for the LAN"
     yield ("alerts", "to"), config.alerts.to, "sending alerts"
     yield ("alerts", "every"), config.alerts.every_s is not None, "sending alerts"

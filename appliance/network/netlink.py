@@ -38,9 +38,10 @@ from appliance.network.plan import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
-__all__ = ["Netlink", "open_watch"]
+__all__ = ["Netlink", "close_way", "open_watch", "open_way"]
 
 IFF_UP: Final = 0x1
 IFF_LOWER_UP: Final = 0x10000
@@ -224,3 +225,67 @@ def _route_request(index: int, route: Route) -> dict[str, Any]:
 
 def _os_error(error: Any) -> OSError:
     return OSError(abs(error.code), str(error))
+
+
+# ---- the way of a call
+CALL_TABLE: Final = 7400
+CALL_PRIORITIES: Final = (7400, 7401)
+"""Of the rules: first the main table but for its default routes, then the call's; both before the host's own."""
+NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES, errno.ENETUNREACH, errno.EINVAL})
+"""What a kernel says that has no IPv6, or a device that has none."""
+
+
+def open_way(device: str, from_devices: Sequence[str], uids: Sequence[int]) -> None:
+    """What comes from these devices, and what programs of these users send, goes over `device` unless the host knows
+    a narrower way. A routing table of its own: nobody else's packets take it. Blocks; raises OSError."""
+    close_way()
+    try:
+        with IPRoute() as ip:
+            index = next(iter(ip.link_lookup(ifname=device)), None)
+            if index is None:
+                raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), device)
+            for family in (socket.AF_INET, socket.AF_INET6):
+                try:
+                    _open_family(ip, family, index, from_devices, uids)
+                except NetlinkError as error:
+                    if family == socket.AF_INET or abs(error.code) not in NO_FAMILY:
+                        raise
+    except NetlinkError as error:
+        raise _os_error(error) from error
+
+
+def _open_family(ip: Any, family: int, index: int, from_devices: Sequence[str], uids: Sequence[int]) -> None:
+    route: dict[str, Any] = {"family": family, "dst": "default", "oif": index, "table": CALL_TABLE}
+    for message in ip.get_default_routes(family=family, table=RT_TABLE_MAIN):
+        if message.get_attr("RTA_OIF") == index and (gateway := message.get_attr("RTA_GATEWAY")):
+            route["gateway"] = gateway
+    ip.route("replace", **route)
+    whose = [{"iifname": name} for name in from_devices]
+    whose += [{"uid_range": f"{uid}:{uid}"} for uid in uids]
+    narrower, the_call = CALL_PRIORITIES
+    for one in whose:
+        ip.rule("add", family=family, priority=narrower, table=RT_TABLE_MAIN, FRA_SUPPRESS_PREFIXLEN=0, **one)
+        ip.rule("add", family=family, priority=the_call, table=CALL_TABLE, **one)
+
+
+def close_way() -> None:
+    """Nothing of a call's way is left; also of one that an earlier process died in. Blocks; raises OSError."""
+    try:
+        with IPRoute() as ip:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                for rule in list(ip.get_rules(family=family)):
+                    if rule.get_attr("FRA_PRIORITY") in CALL_PRIORITIES:
+                        ip.rule("del", **_rule_request(rule))
+                for message in list(ip.get_routes(family=family, table=CALL_TABLE)):
+                    ip.route("del", family=family, dst="default", oif=message.get_attr("RTA_OIF"), table=CALL_TABLE)
+    except NetlinkError as error:
+        raise _os_error(error) from error
+
+
+def _rule_request(rule: Any) -> dict[str, Any]:
+    request = {"family": rule["family"], "priority": rule.get_attr("FRA_PRIORITY"), "table": rule.get_attr("FRA_TABLE")}
+    if name := rule.get_attr("FRA_IIFNAME"):
+        request["iifname"] = name
+    if uids := rule.get_attr("FRA_UID_RANGE"):
+        request["uid_range"] = uids if isinstance(uids, str) else f"{uids['start']}:{uids['end']}"
+    return request

@@ -15,7 +15,6 @@ TARIFF = '[[tariff]]\nname = "t"\ncurrency = "JPY"\nperiods = [{ unit = "3m", pr
 ACCOUNT = '[[user]]\nname = "u"\n[[user.account]]\nhost = "h"\nlogin = "l"\nsecret = "s"\n'
 
 UNBUILT = [
-    ('[firewall]\nforward = ["10.0.0.1 tcp 443"]', ["firewall.forward: letting hosts of the LAN onto the line"]),
     ("[mail]\nimap = true", ["mail.imap: IMAP for the LAN"]),
     (
         '[alerts]\nto = "a@b.example"\nevery = "7d"',

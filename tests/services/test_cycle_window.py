@@ -34,6 +34,10 @@ class FakeWindow:
     def __init__(self, line: FakeLine, opens: object = None, closes: object = None) -> None:
         self.line = line
         self.opens, self.closes = opens, closes
+        self.lacking = ""
+
+    def lacks(self) -> str:
+        return self.lacking
 
     async def open(self, device: str, dns: Sequence[str]) -> None:
         await self._do(f"window {device} {' '.join(dns)}".rstrip(), self.opens)
@@ -94,6 +98,17 @@ async def test_the_window_is_open_while_the_network_is_up(bench: Bench, autojump
     entry = await bench.cycle(Way(MODEM, line), window=FakeWindow(line), jobs=[Job()]).run()
     assert entry.outcome is Outcome.COMPLETE
     assert line.log == ["prepare", "dial 111", "negotiate", "window ppp-line 192.0.2.53", "window shut", "hang_up"]
+
+
+async def test_nothing_is_dialled_while_the_host_could_not_let_it_through(
+    bench: Bench, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = up()
+    window = FakeWindow(line)
+    window.lacking = "the firewall can't be loaded: nft: no such program"
+    entry = await bench.cycle(Way(MODEM, line), window=window, jobs=[Job()]).run()
+    assert (entry.outcome, entry.dials, line.log) == (Outcome.NO_NETWORK, [], ["hang_up"] if line.log else [])
+    assert "the firewall can't be loaded" in caplog.text
 
 
 @pytest.mark.parametrize(
