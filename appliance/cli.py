@@ -136,6 +136,11 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     why.add_argument("name", metavar="NAME", help="a terminal's name")
     enrol = verb("enrol", _enrol, "forget a terminal's certificate and print what it logs in anew with")
     enrol.add_argument("name", metavar="NAME", help="the name of a [[relay.account]]")
+    update = verb("update", _update, "install an update of the image, to be tried at the next start")
+    update.add_argument("--allow-older", action="store_true", help="also one that is older than what runs")
+    update.add_argument("file", metavar="FILE", help="a bundle (.raucb); `-` reads it from standard input")
+    reset = verb("factory-reset", _factory_reset, "forget configuration, mail and ledger, and start anew (image only)")
+    reset.add_argument("--yes", action="store_true", help="without which nothing is done")
     terminal = verb("terminal", _terminal, "log this computer in to a relay server, reach others (terminal --help)")
     terminal.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="see `posthouse terminal --help`")
     config = verb("config", _config, "edit, compare and commit the configuration (config --help)")
@@ -225,6 +230,32 @@ def _config(arguments: argparse.Namespace) -> int:
 
     with _output():
         return config(arguments, _config_file(arguments), lambda verb, given: _ask(arguments, verb, given, quiet=True))
+
+
+# ---- verbs of the image
+def _update(arguments: argparse.Namespace) -> int:
+    older = ["--allow-older"] if arguments.allow_older else []
+    return _on_the_image("update", *older, arguments.file)
+
+
+def _factory_reset(arguments: argparse.Namespace) -> int:
+    if not arguments.yes:
+        print(
+            "posthouse: factory-reset forgets all mail and the configuration; say --yes if that is meant",
+            file=sys.stderr,
+        )
+        return USAGE
+    return _on_the_image("factory-reset")
+
+
+def _on_the_image(program: str, *arguments: str) -> int:
+    from appliance.host.image import NoImage, run
+
+    try:
+        return run(program, *arguments)
+    except NoImage as error:
+        print(f"posthouse: {error}", file=sys.stderr)
+        return FAILED
 
 
 # ---- a terminal's own side

@@ -8,10 +8,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as pytest does: tests name each other from there
 
-from tests.bench import call, line, mail, network, relay
+from tests.bench import call, image, line, mail, network, relay
 
 BENCHES = {
     "call": (call.bench, "what a call costs beyond its line, with bearer none and by PPP between virtual machines"),
+    "image": (image.bench, "the image in QEMU: size, start, memory and writes when idle (a quarter of an hour)"),
     "line": (line.bench, "mail over a slow line, against its limit and against fetchmail"),
     "mail": (mail.bench, "taking mail in, against Postfix's smtpd"),
     "relay": (

@@ -121,6 +121,26 @@ class Board:
             assert time.monotonic() < end, f"not within {seconds:g} s: {what}\n{out}\n{self.journal()}"
             time.sleep(POLL_S)
 
+    def run_no_wait(self, command: str) -> None:
+        """One that nobody will see the end of."""
+        self._type(command)
+
+    def wait_end(self, *, seconds: float = BOOT_S) -> None:
+        """Until the machine has gone down to start again, which here is its end: another `Machine` starts it."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                data = self._console.recv(65536)
+            except TimeoutError:
+                assert time.monotonic() < end, f"it did not go down within {seconds:g} s\n{self.said[-6000:]}"
+                continue
+            except ConnectionError:
+                data = b""
+            if not data:
+                break
+            self.said += self._decode(data).replace("\r", "")
+        self.close()
+
     def journal(self) -> str:
         return self.run("journalctl -b --no-pager -o short-monotonic | tail -n 150")[1]
 

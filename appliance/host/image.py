@@ -1,0 +1,31 @@
+"""The programs of the image (rootfs-overlay/usr/lib/posthouse): updates and the factory reset, which are root's and
+must work when no Posthouse runs. They say themselves what they do; elsewhere than on the image they are not there.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Final
+
+__all__ = ["NoImage", "run"]
+
+PROGRAMS: Final = Path("/usr/lib/posthouse")
+
+
+class NoImage(Exception):
+    """Why a program of the image can't be run, as a sentence."""
+
+
+def run(name: str, *arguments: str, programs: Path = PROGRAMS) -> int:
+    """Runs it in the foreground, with this process's standard streams, for as long as it takes: a slow card takes
+    minutes for an update. -> its exit code. Raises NoImage."""
+    program = programs / name
+    if not program.exists():
+        raise NoImage(
+            "this host was not started from an image of Posthouse, which alone has slots and a data partition"
+        )
+    if os.geteuid() != 0:
+        raise NoImage("only root may do that")
+    return subprocess.run([program, *arguments], check=False).returncode

@@ -1,0 +1,84 @@
+"""The image in QEMU, as it was built last (dist/): its size, how long from the boot loader to READY, what memory is in use when
+it is idle, and what it writes to the data partition meanwhile. The machine is emulated, its host may be busy: the times of
+one run compare with each other, not with a board's.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from appliance.config.passwords import hash_password
+from tests.image.board import MEMORY_MB, Board, flash, machine, unpack
+from tests.image.inject import ROOT
+from tests.image.test_image import CONFIG, NIC
+
+READY_S = 400.0
+SETTLE_S = 120.0
+"""After READY, before idle is measured: the slot is found good half a minute after it, the redo log emptied."""
+IDLE_S = 600.0
+SECTOR = 512
+
+
+def bench(rounds: int) -> None:
+    dist = ROOT / "dist"
+    for file in sorted(dist.glob("posthouse-*")):
+        if file.suffix in (".zst", ".raucb"):
+            print(f"{file.name:44} {file.stat().st_size / 1e6:7.1f} MB")
+    with tempfile.TemporaryDirectory(prefix="ph-vm-") as name:
+        folder = Path(name)
+        disk = flash(unpack(dist), folder / "disk.qcow2")
+        stick = folder / "stick"
+        (stick / "posthouse").mkdir(parents=True)
+        (stick / "posthouse/posthouse.toml").write_text(CONFIG.format(password=hash_password("Blau-Kessel-42")))
+        (stick / "posthouse/secrets.toml").write_text('isp = "Sehr-geheim-7"\n')
+        _start(folder, disk, stick=stick).close()
+        for number in range(rounds):
+            board = _start(folder, disk)
+            try:
+                if number == rounds - 1:
+                    print(board.sh("systemd-analyze critical-chain posthouse.service --no-pager"))
+                    _idle(board)
+            finally:
+                board.close()
+
+
+def _start(folder: Path, disk: Path, *, stick: Path | None = None) -> Board:
+    """With 2 CPUs, until READY."""
+    shutil.rmtree(folder / "board", ignore_errors=True)
+    one = machine(folder / "board", disk, stick=stick, cpus=2)
+    one.more = NIC
+    began = time.monotonic()
+    one.start()
+    board = Board(one)
+    board.log_in()
+    board.until("systemctl is-active --quiet posthouse", "READY", seconds=READY_S)
+    up = float(board.sh("cut -d' ' -f1 /proc/uptime"))
+    kernel = time.monotonic() - up - began
+    ready = int(board.sh("systemctl show -P ActiveEnterTimestampMonotonic posthouse")) / 1e6
+    first = " (the first start, with the configuration from the stick)" if stick else ""
+    print(
+        f"from power to READY {kernel + ready:6.1f} s: boot loader {kernel:.1f} s, then {ready:.1f} s{first}",
+        flush=True,
+    )
+    board.sh("sync")
+    return board
+
+
+def _idle(board: Board) -> None:
+    def written() -> int:
+        return int(board.sh("cat /sys/class/block/vda5/stat").split()[6]) * SECTOR
+
+    time.sleep(SETTLE_S)
+    board.sh("sync")
+    before, began = written(), time.monotonic()
+    time.sleep(IDLE_S)
+    took = time.monotonic() - began
+    wrote = written() - before
+    print(f"written to the data partition while idle: {wrote / 1024:.0f} KiB in {took / 60:.0f} min,"
+          f" {wrote / 1024 * 3600 / took:.0f} KiB/h")  # fmt: skip
+    used = int(board.sh("free -k | awk '/^Mem/ { print $3 }'"))
+    print(f"memory in use, of {MEMORY_MB} MB: {used / 1024:.0f} MB")
+    print(board.sh("ps axo rss=,comm= | sort -rn | head -n 8"))

@@ -1,0 +1,135 @@
+"""Updates of the image: installed into the other slot, tried, found good, or fallen back from; and what is refused.
+
+The board is a real disk that starts from its own boot loader again and again; a USB stick brings its configuration and the
+updates.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .board import Board
+from .bundles import Tools, tamper
+from .test_image import image, start, stick  # noqa: F401  (fixtures)
+
+pytestmark = [pytest.mark.long, pytest.mark.seconds(3000)]
+
+INSTALL_S = 600.0
+
+
+@pytest.fixture
+def bundle(folder: Path, image: Path) -> Path:  # noqa: F811
+    """The update that was made with the image."""
+    made = Path(os.environ.get("POSTHOUSE_IMAGE", image.parent))
+    (found,) = made.glob("*.raucb")
+    return found
+
+
+def log_in(board: Board) -> None:
+    board.log_in()
+    board.sh("mkdir -p /tmp/stick")
+    board.sh("mount -o ro /dev/sda1 /tmp/stick", seconds=120)
+
+
+def slot(board: Board) -> str:
+    return board.sh("sed -n 's/.*rauc.slot=\\(.\\).*/\\1/p' /proc/cmdline").strip()
+
+
+def environment(board: Board) -> dict[str, str]:
+    lines = board.sh("grub-editenv /efi/grub/grubenv list").splitlines()
+    return dict(line.split("=", 1) for line in lines)
+
+
+def wait_found_good(board: Board) -> None:
+    board.until("! systemctl is-active --quiet posthouse-good || "
+                "journalctl -b -u posthouse-good | grep -q 'found good\\|is back'", "the start is judged", seconds=240)  # fmt: skip
+
+
+def restart(board: Board, start: Callable[..., Board], stick: Path) -> Board:  # noqa: F811
+    """`reboot`, until it has gone down; -> the same board, up again."""
+    board.run_no_wait("systemctl reboot")
+    board.wait_end()
+    return start(stick=stick)
+
+
+def test_an_update_is_installed_tried_and_found_good(
+    start: Callable[..., Board], stick: Path, bundle: Path  # noqa: F811
+) -> None:  # fmt: skip
+    os.link(bundle, stick / "update.raucb")
+    board = start(stick=stick)
+    log_in(board)
+    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=240)
+    assert slot(board) == "A"
+    said = board.sh("posthouse update /tmp/stick/update.raucb", seconds=INSTALL_S)
+    assert "100%" in said and "installed" in said
+    assert environment(board)["trial"] == "B"
+    board = restart(board, start, stick)
+    log_in(board)
+    assert slot(board) == "B"
+    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=240)
+    wait_found_good(board)
+    board.until("! grub-editenv /efi/grub/grubenv list | grep -q trial", "the trial is over", seconds=30)
+    now = environment(board)
+    assert (now["B_OK"], now["B_TRY"], now["ORDER"].split()[0]) == ("1", "0", "B")
+    assert "unproven" in board.sh("journalctl -b -u posthouse-good --no-pager")
+    # And back, by hand, from standard input; the configuration is there as before.
+    assert "installed" in board.sh("posthouse update - </tmp/stick/update.raucb", seconds=INSTALL_S)
+    assert environment(board)["trial"] == "A"
+    assert "harbour" in board.sh("posthouse status")
+
+
+def test_what_is_refused(start: Callable[..., Board], stick: Path, bundle: Path) -> None:  # noqa: F811
+    with Tools.open() as tools:
+        small = tools.folder / "small"
+        small.write_bytes(os.urandom(65536))
+        key, certificate = tools.foreign_key()
+        tools.bundle(stick / "foreign.raucb", small, key=key, certificate=certificate)
+        tools.bundle(stick / "older.raucb", small, version="0.0.1")
+        tools.bundle(stick / "other.raucb", small, compatible="toaster-mips")
+    tamper(bundle, stick / "tampered.raucb")
+    (stick / "nonsense.raucb").write_bytes(os.urandom(65536))
+    board = start(stick=stick)
+    log_in(board)
+    before = environment(board)
+    for name, why in (
+        ("foreign", "not signed by the key"),
+        ("older", "older"),
+        ("other", "toaster-mips"),
+        ("nonsense", "refused|no update"),
+        ("missing", "cannot read"),
+    ):
+        code, said = board.run(f"posthouse update /tmp/stick/{name}.raucb", seconds=120)
+        assert code == 1 and any(w in said for w in why.split("|")), f"{name}: {code} {said}"
+    code, said = board.run("posthouse update /tmp/stick/tampered.raucb", seconds=INSTALL_S)
+    assert code == 1 and "not installed" in said, said
+    after = environment(board)
+    assert "trial" not in after
+    assert (after["ORDER"].split()[0], after["A_OK"]) == (before["ORDER"].split()[0], "1")
+
+
+def test_an_update_that_never_gets_healthy_falls_back_by_itself(
+    start: Callable[..., Board], stick: Path, bundle: Path  # noqa: F811
+) -> None:  # fmt: skip
+    with Tools.open() as tools:
+        tools.bundle(stick / "broken.raucb", tools.broken_root(bundle))
+    board = start(stick=stick)
+    log_in(board)
+    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=240)
+    board.sh("posthouse update /tmp/stick/broken.raucb", seconds=INSTALL_S)
+    board = restart(board, start, stick)
+    for _ in range(3):
+        log_in(board)
+        assert slot(board) == "B"
+        board.wait_end(seconds=600)
+        board = start(stick=stick)
+    log_in(board)
+    assert slot(board) == "A"
+    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=240)
+    wait_found_good(board)
+    board.until("! grub-editenv /efi/grub/grubenv list | grep -q trial", "the trial is over", seconds=60)
+    assert environment(board)["B_OK"] == "0"
+    assert "slot A is back" in board.sh("journalctl -b -u posthouse-good --no-pager")

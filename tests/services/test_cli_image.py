@@ -1,0 +1,45 @@
+"""The verbs of the image, where there is no image, and which program of the image they run. What the programs do is shown
+by tests/image.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from appliance import cli
+from appliance.host import image
+
+
+def test_factory_reset_wants_a_yes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["factory-reset"]) == cli.USAGE
+    assert "--yes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["factory-reset", "--yes"], ["update", "x.raucb"], ["update", "--allow-older", "-"]])
+def test_elsewhere_than_on_the_image_they_say_so(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert not image.PROGRAMS.exists(), "this test is not for the image itself"
+    assert cli.main(argv) == cli.FAILED
+    assert "image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("argv", "ran"), [
+    (["factory-reset", "--yes"], "factory-reset"),
+    (["update", "x.raucb"], "update x.raucb"),
+    (["update", "--allow-older", "-"], "update --allow-older -"),
+])  # fmt: skip
+def test_which_program_they_run(
+    argv: list[str], ran: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("factory-reset", "update"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "{name}${{*:+ $*}}"\nexit 7\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr(image.run, "__kwdefaults__", {"programs": tmp_path})
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert cli.main(argv) == 7
+    assert capfd.readouterr().out.strip() == ran
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cli.main(argv) == cli.FAILED
+    assert "only root" in capfd.readouterr().err
