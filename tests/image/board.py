@@ -18,10 +18,12 @@ from .qemu import Boot, Machine
 
 BUILD_S = 1500.0
 """Five minutes on an idle machine, of which two make the base, which is kept."""
-BOOT_S = 300.0
+BOOT_S = 600.0
 """From QEMU's start to the shell: half a minute on an idle machine, many times that on a busy one."""
 RUN_S = 60.0
 POLL_S = 0.5
+LOOK_S = 5.0
+"""Between two looks: a command costs an emulated machine seconds, which what it waits for needs itself."""
 MEMORY_MB = 256
 """What the smallest board has."""
 UEFI = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
@@ -119,7 +121,7 @@ class Board:
             if code == 0:
                 return out
             assert time.monotonic() < end, f"not within {seconds:g} s: {what}\n{out}\n{self.journal()}"
-            time.sleep(POLL_S)
+            time.sleep(LOOK_S)
 
     def run_no_wait(self, command: str) -> None:
         """One that nobody will see the end of."""

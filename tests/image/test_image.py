@@ -16,7 +16,7 @@ from appliance.config.passwords import hash_password
 from .board import Board, build, flash, machine, unpack
 from .inject import ROOT
 
-pytestmark = [pytest.mark.long, pytest.mark.seconds(900)]
+pytestmark = [pytest.mark.long, pytest.mark.seconds(1800)]
 
 EXPOSURE = 3.0
 """Of systemd-analyze security, for each unit of ours."""
