@@ -382,7 +382,7 @@ def test_every_test_that_the_documentation_names_is_there() -> None:
     text = (root.parent / "docs" / "relay-protocol.md").read_text()
     there = {
         name
-        for folder in ("services", "faults", "protocol")
+        for folder in ("services", "faults", "protocol", "interop")
         for path in (root / folder).glob("test_*.py")
         for name in re.findall(r"def (test_\w+)", path.read_text())
     }
