@@ -88,8 +88,11 @@ class Decoder:
         end = begin + self._length()
         if len(self._buffer) < end:
             return None
+        content = self._buffer[begin:end]
+        if end == len(self._buffer):
+            self._buffer, end = b"", 0  # a connection that falls idle keeps nothing of its last frame
         self._at = end
-        return _message(self._buffer[begin:end])
+        return _message(content)
 
     def _length(self) -> int:
         length: int = _LENGTH.unpack_from(self._buffer, self._at)[0]

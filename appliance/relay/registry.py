@@ -113,7 +113,7 @@ class Registry:
     def __init__(self, me: str, epoch: int) -> None:
         self.me = me
         self.slices: dict[str, Slice] = {me: Slice(me, epoch)}
-        self.owners_of: dict[str, set[str]] = {}
+        self.owners_of: dict[str, tuple[str, ...]] = {}
         self._raised = -RAISE_AGAIN_S
         self._next = 0
 
@@ -132,7 +132,7 @@ class Registry:
         same = old is not None and (old.services, old.fingerprint) == (tuple(services), fingerprint)
         static = old.static if same and old is not None else own.seq
         own.entries[name] = Entry(name, own.seq, counter, presence, now, tuple(services), fingerprint, static)
-        self.owners_of.setdefault(name, set()).add(self.me)
+        self._list(self.me, name)
 
     def set_presence(self, name: str, presence: int, now: float) -> None:
         """Of one of our own that is there."""
@@ -253,7 +253,7 @@ class Registry:
                 changed.append(entry.name)
             s.entries.pop(entry.name, None)
             s.entries[entry.name] = entry
-            self.owners_of.setdefault(entry.name, set()).add(owner)
+            self._list(owner, entry.name)
         if body.get("last") and s.run is not None:
             gone = [name for name in s.entries if name not in s.run]
             for name in gone:
@@ -275,10 +275,16 @@ class Registry:
         del s.entries[name]
         self._unlist(s.owner, name)
 
+    def _list(self, owner: str, name: str) -> None:
+        owners = self.owners_of.get(name, ())
+        if owner not in owners:
+            self.owners_of[name] = (*owners, owner)
+
     def _unlist(self, owner: str, name: str) -> None:
-        owners = self.owners_of.get(name, set())
-        owners.discard(owner)
-        if not owners:
+        owners = tuple(o for o in self.owners_of.get(name, ()) if o != owner)
+        if owners:
+            self.owners_of[name] = owners
+        else:
             self.owners_of.pop(name, None)
 
 

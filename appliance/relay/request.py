@@ -177,7 +177,7 @@ class Request:
     def links(self) -> tuple[str, str]:
         """The peers that its sides are, "" for one that is here."""
         caller, callee = (side.name if side is not None and is_link(side) else "" for side in self.sides)
-        return caller, callee
+        return (caller, callee) if caller or callee else NO_LINKS
 
     def close_legs(self) -> None:
         """Those that are in, where no circuit comes of them."""
@@ -185,6 +185,9 @@ class Request:
             if fd is not None:
                 os.close(fd)
                 self.legs[i] = None
+
+
+NO_LINKS: Final = ("", "")
 
 
 def is_link(side: Side) -> TypeGuard[Link]:

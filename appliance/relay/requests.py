@@ -460,6 +460,9 @@ class Requests:
         for ticket in request.tickets:
             self._tickets.revoke(ticket)
         request.close_legs()
+        rung = self._rung.get(request.id)
+        if rung is not None and rung.request is request and rung.answer is not None:
+            rung.request = None  # its answer is all that is remembered
         self._drop(request)
 
     def _drop(self, request: Request) -> None:

@@ -8,6 +8,7 @@ all else happens in callbacks of the epoll set and of the timers.
 from __future__ import annotations
 
 import functools
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -100,6 +101,7 @@ class RelayServer:
         self._config = config
         self._of_terminal: dict[str, int] = {}
         self._conflicts: dict[str, str] = {}  # name -> the owner that the journal was told of
+        self._on_circuit_end = self._circuit_ended  # one for all: each look-up makes another
         self._nursery: trio.Nursery | None = None
         registry = self.memory.registry
         self.peers = Peers(
@@ -283,9 +285,9 @@ class RelayServer:
     # ---- circuits
     def _join(self, first: int, second: int, request: Request) -> None:
         ask = request.ask
-        label = CircuitLabel(ask.caller, ask.callee, ask.service, request.links)
+        label = CircuitLabel(ask.caller, sys.intern(ask.callee), sys.intern(ask.service), request.links)
         try:
-            self.circuits.join(first, second, label, self._circuit_ended)
+            self.circuits.join(first, second, label, self._on_circuit_end)
         except (TooManyCircuits, OSError) as error:
             events.emit(events.CIRCUIT_FAILED, caller=ask.caller, callee=ask.callee, service=ask.service, why=error)
             return
