@@ -6,6 +6,7 @@ another address or name needs the server anew.
 
 from __future__ import annotations
 
+import resource
 import socket
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -44,6 +45,9 @@ KEY: Final = "relay"
 SECRET_BYTES: Final = 32
 PLAN_S: Final = 5.0
 DAY_S: Final = 86400.0
+FILES: Final = 65_536
+"""Open files: two for each of 10,000 circuits, one for each login, and as much again. systemd's own limit is 1,024, for
+the sake of programs that use select(2)."""
 
 
 class RelayPart:
@@ -66,6 +70,7 @@ class RelayPart:
         house = self._house
         core, config = house.core, house.config
         site = config.site.name
+        _raise_file_limit()
         wanted = [parse_address(a) for a in config.relay.listen]
         listeners = await open_listeners(wanted, to_come=own_addresses(config))
         sockets = [socket.socket(fileno=listener.socket.detach()) for listener in listeners]
@@ -230,6 +235,14 @@ def _key(config: Config, secret: str) -> bytes:
             f"the secret {secret} of a relay.peer is not {SECRET_BYTES} bytes in hex (`openssl rand -hex 32`)"
         )
     return key
+
+
+def _raise_file_limit() -> None:
+    """As far as the host lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def _stored(core: Core, config: Config) -> tuple[Identity, dict[str, Records], dict[str, Identity]]:

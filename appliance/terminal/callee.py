@@ -39,6 +39,7 @@ SERVICE_S: Final = 10.0
 REMEMBERED: Final = 256
 """Accepted calls that a new `ready` may come for; RELAY §1 lets 16 be pending at once."""
 NAME_LIMIT: Final = 63
+LOST: Final = "the connection to the relay server broke before the answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class Callee:
         self._circuits = circuits
         self._ask = ask
         self._ringing: dict[bytes, trio.CancelScope] = {}
+        self._lost: set[bytes] = set()  # of those, whose answer nobody hears any more
         self._accepted: OrderedDict[bytes, _Call] = OrderedDict()
 
     def take(self, session: Session, kind: str, body: Mapping[str, Any]) -> None:
@@ -88,7 +90,8 @@ class Callee:
 
     def session_over(self) -> None:
         """Nobody hears an answer any more; what was accepted may still get its `ready` after the next login."""
-        for scope in self._ringing.values():
+        for id, scope in self._ringing.items():
+            self._lost.add(id)
             scope.cancel()
 
     # ---- accepting
@@ -103,13 +106,14 @@ class Callee:
             with scope:
                 await self._judge(session, call)
             if scope.cancelled_caught:
-                self._say(f"{call}: the caller gave up")
+                self._say(f"{call}: {LOST if call.id in self._lost else 'the caller gave up'}")
         except Unreachable:
-            self._say(f"{call}: the connection to the relay server broke before the answer")
+            self._say(f"{call}: {LOST}")
         except (OSError, StateError) as error:
             self._say(f"{call}: {error}")
         finally:
             del self._ringing[call.id]
+            self._lost.discard(call.id)
 
     async def _judge(self, session: Session, call: _Call) -> None:
         reason, why = "", ""

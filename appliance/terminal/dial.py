@@ -3,6 +3,7 @@ wait has its deadline; every failure is one of three: not reachable, not the one
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import ssl
@@ -72,11 +73,12 @@ async def open_tcp(to: Endpoint, within_s: float = CONNECT_S) -> trio.SocketStre
 
 
 def _reason(error: OSError) -> str:
-    """Trio gives one error for all addresses that were tried; theirs say more."""
+    """In the system's words: Trio's name Python's tuples, and give one error for all addresses that were tried."""
     cause = error.__cause__
-    if isinstance(cause, BaseExceptionGroup):
+    while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
-    return (cause.strerror if isinstance(cause, OSError) else error.strerror) or str(error)
+    found = cause if isinstance(cause, OSError) and cause.errno else error
+    return os.strerror(found.errno) if found.errno else str(error)
 
 
 async def open_control(to: Endpoint) -> tuple[trio.SSLStream[trio.SocketStream], bytes]:

@@ -107,8 +107,8 @@ class Keeper:
                 await self._try_again(str(error))
             except WrongRelay as shown:
                 raise LoginOver(
-                    f"{self._who.relay} shows the certificate {shown}, not {self._who.pin} as before: either it is "
-                    "another relay server, or its key is new; `posthouse status` there prints its fingerprint, and "
+                    f"{self._who.relay} shows the certificate {shown}; {self._who.pin} was expected: either it is "
+                    "another relay server, or its key is new. `posthouse status` there prints its fingerprint, and "
                     "--fingerprint takes it"
                 ) from None
             except LoginRefused as refused:
@@ -172,17 +172,20 @@ class Keeper:
         if self._stopping:
             return
         pause_s = self._pause_s * random.uniform(0.5, 1.0)
-        self._pause_s = min(LONGEST_S, self._pause_s * 2)
         self._say(f"{why}; trying again in {max(1, round(pause_s))} s")
-        await self._pause(pause_s)
+        # A try that was made early says nothing of how long it will take.
+        if await self._pause(pause_s):
+            self._pause_s = min(LONGEST_S, self._pause_s * 2)
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self, seconds: float) -> bool:
+        """-> whether it lasted so long."""
         self._hurry = trio.Event()
-        with trio.move_on_after(seconds), AddressChanges() as changes:
+        with trio.move_on_after(seconds) as pause, AddressChanges() as changes:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._moved, changes, nursery.cancel_scope)
                 await self._hurry.wait()
                 nursery.cancel_scope.cancel()
+        return pause.cancelled_caught
 
     async def _moved(self, changes: AddressChanges, pause: trio.CancelScope) -> None:
         """Ends the pause, and those to come begin small again, when this computer is in another network."""

@@ -143,13 +143,22 @@ class SyncthingDevice:
         theirs = _key_of(_heard(other.control, INVITATION))
         ends = []
         for key in (ours, theirs):
-            sock = load.tcp(("127.0.0.1", self.port), load.source())
-            _say(sock, JOIN_SESSION, _opaque(key))
-            _heard(sock, RESPONSE)
-            ends.append(sock)
+            ends.append(self._join(key))
         ends[0].sendall(b"!")
         ends[1].recv(1)
         return ends[0], ends[1]
+
+    def _join(self, key: bytes) -> socket.socket:
+        for _ in range(20):
+            sock = load.tcp(("127.0.0.1", self.port), load.source())
+            _say(sock, JOIN_SESSION, _opaque(key))
+            with contextlib.suppress(ConnectionError):
+                _heard(sock, RESPONSE)
+                return sock
+            # It says "already connected" also where its session is not quite ready.
+            sock.close()
+            time.sleep(0.05)
+        raise ConnectionError("strelaysrv takes no session")
 
 
 def _opaque(data: bytes) -> bytes:

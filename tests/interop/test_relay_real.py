@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -243,3 +244,16 @@ def test_terminals_are_back_after_a_restart_of_their_relay_server(tmp_path: Path
         assert time.monotonic() - begun < 60
         done = w.pc11.terminal("connect", "pc21", "sha", input=b"x")
         assert (done.returncode, done.stdout.decode()) == (0, hashlib.sha256(b"x").hexdigest()), done.stderr
+
+
+def test_thousands_of_connections_are_not_stopped_by_the_limit_of_files(tmp_path: Path) -> None:
+    """It starts with systemd's default, as a service does."""
+    a = RelaySite(tmp_path, "a")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    a.start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard)))
+    try:
+        assert a.process is not None
+        limit = resource.prlimit(a.process.pid, resource.RLIMIT_NOFILE)
+        assert limit == (min(hard, 65_536), hard)
+    finally:
+        assert a.stop() == 0

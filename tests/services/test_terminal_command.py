@@ -345,6 +345,20 @@ async def through(port: int, data: bytes = b"hello") -> bytes:
     return out
 
 
+async def test_tries_that_somebody_asked_for_make_no_pause_longer(tmp_path: Path) -> None:
+    """Or a terminal whose user tried ten times would stay away for a minute after its relay server is back."""
+    async with house(tmp_path) as h:
+        one = h.terminal("pc1")
+        await one.login()
+        h.relay.close_silently = 1000
+        await h.relay.logins["pc1"].cut()
+        for _ in range(5):
+            done = await one.run("connect", "pc2", "ssh")
+            assert done.returncode == 3, done.stderr
+        pauses = [int(s) for s in re.findall(r"trying again in (\d+) s", one.said)]
+        assert len(pauses) > 5 and max(pauses) <= 8, one.said
+
+
 async def test_a_request_outlives_the_login_that_it_was_made_on(tmp_path: Path) -> None:
     """The same id goes out again on the next one."""
     async with house(tmp_path) as h:
