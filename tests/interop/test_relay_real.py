@@ -38,7 +38,9 @@ class World:
     offers: dict[str, str]
 
 
-SERVERS = [1, 2]
+LONG = pytest.mark.long
+TWO = [2, pytest.param(1, marks=LONG)]
+"""Two in a row show everything that one does."""
 
 
 @contextlib.contextmanager
@@ -74,7 +76,7 @@ def world(root: Path, servers: int) -> Iterator[World]:
         yield World(root, a, b, pc11, pc21, sshd, http, offers)
 
 
-@pytest.fixture(scope="module", params=SERVERS, ids=lambda n: f"{n} relay server" + "s" * (n > 1))
+@pytest.fixture(scope="module", params=TWO, ids=lambda n: f"{n} relay server" + "s" * (n > 1))
 def w(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with world(tmp_path_factory.mktemp("relay"), request.param) as made:
         yield made
@@ -177,10 +179,10 @@ def begins_as_blocks(path: Path, size: int) -> bool:
     return True
 
 
-BREAKS = ["relay server a", "relay server b", "the callee's login"]
+BREAKS = ["relay server b", *(pytest.param(w, marks=LONG) for w in ("relay server a", "the callee's login"))]
 
 
-@pytest.mark.parametrize("servers", SERVERS)
+@pytest.mark.parametrize("servers", TWO)
 @pytest.mark.parametrize("which", BREAKS)
 def test_what_breaks_in_the_middle_is_an_error_and_never_wrong_bytes(tmp_path: Path, which: str, servers: int) -> None:
     """1 GB is asked for; as soon as some of it has come, one of those that carry it is killed."""
@@ -232,7 +234,7 @@ def read_forward(port: int, size: int) -> str:
         return "whole" if got == size else "cut short"
 
 
-@pytest.mark.parametrize("servers", SERVERS)
+@pytest.mark.parametrize("servers", [1, pytest.param(2, marks=LONG)])
 def test_terminals_are_back_after_a_restart_of_their_relay_server(tmp_path: Path, servers: int) -> None:
     with world(tmp_path / "w", servers) as w:
         assert w.b.stop() == 0
