@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from appliance.call import JobReport, OpenCall
 from appliance.config.model import Smarthost, Tls
@@ -90,13 +91,29 @@ async def test_what_is_under_way_is_bounded(outbox: FakeOutbox) -> None:
     assert 1 < most[0] <= MAX_UNANSWERED + 1
 
 
-async def test_the_last_byte_waits_for_the_disk(outbox: FakeOutbox) -> None:
-    for i, size in enumerate((100, 300_000)):
-        outbox.put(f"m{i}", message(i, size))
+@pytest.mark.parametrize("size", [0, 100, 60_000])
+async def test_the_last_byte_waits_for_the_disk(outbox: FakeOutbox, size: int) -> None:
+    """The provider never has the whole message before the record that it may arrive is durable."""
+    released = trio.Event()
+    outbox.gate = released.wait
+    outbox.put("m0", message(0, size) + b"\r\n" if size else b"")
     states: list[list[str]] = []
-    provider = SmtpProvider(extensions=CHUNKING, on_end=lambda data: states.append(outbox.states(data[6:8].decode())))
-    assert (await send(outbox, provider))[1] == JobReport()
-    assert states == [["in-doubt"], ["in-doubt"]]
+    provider = SmtpProvider(extensions=CHUNKING, on_end=lambda data: states.append(outbox.states("m0")))
+
+    async def job(call: OpenCall) -> object:
+        async with trio.open_nursery() as nursery:
+
+            async def release() -> None:
+                await trio.testing.wait_all_tasks_blocked()
+                assert "got BDAT" in provider.points
+                assert "end of data" not in provider.points
+                released.set()
+
+            nursery.start_soon(release)
+            return await SendJob(outbox, {}, "harbour").run(call)
+
+    await run_job(job, {"mx": provider})
+    assert states == [["in-doubt"]]
 
 
 @pytest.mark.parametrize(
