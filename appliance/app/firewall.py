@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from appliance.app.house import House
     from appliance.config.model import Config
 
-__all__ = ["FirewallPart"]
+__all__ = ["FirewallPart", "rules_of"]
 
 PPP_DEVICES: Final = "posthouse*"
 """What pppd's network devices are called here (`modem.ppp_helper.NAMES`)."""
@@ -49,13 +49,13 @@ class FirewallPart:
         self._loaded = False
 
     def slice(self, config: Config) -> tuple[object, ...] | None:
-        rules = _rules(config)
+        rules = rules_of(config)
         return (rules,) if rules is not None else ("taken away",) if self._loaded else None
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         from appliance.network.netlink import close_way  # pyroute2 costs 80 ms and 13 MB
 
-        rules, nft = _rules(self._house.config), Nft()
+        rules, nft = rules_of(self._house.config), Nft()
         await trio.to_thread.run_sync(close_way)  # of a call in which an earlier process died
         if rules is None:
             await self._take_away(nft, task_status)
@@ -93,7 +93,7 @@ class FirewallPart:
         from appliance.network.netlink import open_way
 
         await self._guard.open(device)
-        rules = _rules(self._house.config)
+        rules = rules_of(self._house.config)
         if rules is not None:
             lan, chrony = rules.lan if rules.forward else (), _numbers(CHRONY_USERS)
             await trio.to_thread.run_sync(functools.partial(open_way, device, lan, chrony))
@@ -109,18 +109,19 @@ class FirewallPart:
             await trio.to_thread.run_sync(close_way)
 
 
-def _rules(config: Config) -> Rules | None:
+def rules_of(config: Config) -> Rules | None:
     """None: nothing of the host is touched."""
     if not config.interface:
         return None
     own = tuple(line.device for line in config.line if line.kind is LineKind.INTERFACE)
     imap = IMAP_PORTS if config.mail.imap else ()
     return Rules(
-        lan=tuple(x.device for x in config.interface),
+        lan=tuple(x.device for x in config.interface if x.device not in own),
         lines=(PPP_DEVICES, *own),
         mail=(*(parse_address(a).port for a in (*config.mail.smtp, *config.mail.pop3)), *imap),
         relay=tuple(parse_address(a).port for a in config.relay.listen),
         forward=config.firewall.forward,
+        leased=tuple(x.device for x in config.interface if x.device in own and x.dhcp),
         users=(os.getuid(), *_numbers(CHRONY_USERS)),
     )
 

@@ -79,7 +79,8 @@ class House:
         self.relay = RelayPart(self)
         self.configuration = Configuration(self)
         self.firewall = FirewallPart(self)
-        lan = (InterfacesPart(self), self.firewall, DnsmasqPart(self), SmtpPart(self), Pop3Part(self))
+        # The firewall first: no interface is up without it.
+        lan = (self.firewall, InterfacesPart(self), DnsmasqPart(self), SmtpPart(self), Pop3Part(self))
         self.parts = (*lan, self.relay, CallerPart(self), NoticesPart(self))
 
     @property

@@ -46,8 +46,10 @@ DHCP_SERVER, DHCP_CLIENT = 67, 68
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """`lan`: devices of interfaces; `lines`: those that may be a call's, `*` at the end for any number; `mail`,
-    `relay`: TCP ports; `forward`: as configured; `users`: the numbers of those that may send on the line."""
+    """`lan`: devices of interfaces, but for lines' own, which are no LAN; `leased`: those of lines that have their
+    address by DHCP from us, and must renew it without a call too; `lines`: those that may be a call's, `*` at the end
+    for any number; `mail`, `relay`: TCP ports; `forward`: as configured; `users`: the numbers of those that may send on
+    the line."""
 
     lan: tuple[str, ...]
     lines: tuple[str, ...]
@@ -55,11 +57,12 @@ class Rules:
     relay: tuple[int, ...]
     forward: tuple[str, ...]
     users: tuple[int, ...]
+    leased: tuple[str, ...] = ()
 
 
 def ruleset(rules: Rules) -> str:
     """What `nft -f` reads: the table replaced by this one. `open` is empty in it."""
-    lan, lines = _names(rules.lan), _names(rules.lines)
+    lan, lines, leased = _names(rules.lan), _names(rules.lines), _names(rules.leased)
     services = sorted({SSH, DNS, *rules.mail, *rules.relay})
     out = [
         f"table {TABLE}",
@@ -77,6 +80,7 @@ def ruleset(rules: Rules) -> str:
             *_NEIGHBOURS,
         ]),
         *_chain("from_line", "", [
+            *_if(leased, f"iifname {leased} udp sport {DHCP_SERVER} udp dport {DHCP_CLIENT} accept"),
             "iifname != @open drop",
             "ct state established,related accept",
             *_NEIGHBOURS,
@@ -103,6 +107,7 @@ def ruleset(rules: Rules) -> str:
             *_if(lines, f"oifname {lines} jump to_line"),
         ]),
         *_chain("to_line", "", [
+            *_if(leased, f"oifname {leased} udp sport {DHCP_CLIENT} udp dport {DHCP_SERVER} accept"),
             "oifname != @open drop",
             "ct state established,related accept",
             *_NEIGHBOURS,

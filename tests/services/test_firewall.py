@@ -7,11 +7,14 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from appliance.app.firewall import rules_of
+from appliance.config.load import load
 from appliance.network.firewall import SBIN, Rules, ruleset
 from appliance.network.guard import Guard
 
@@ -56,7 +59,29 @@ def test_the_lan_has_mail_relay_dns_dhcp_and_ssh() -> None:
     assert rules[-1] == "drop"
 
 
-@pytest.mark.parametrize("rules", [CLOSED, OPENED, replace(OPENED, lines=(), users=()), replace(OPENED, lan=())])
+def test_a_line_whose_device_is_managed_too_is_no_lan(tmp_path: Path) -> None:
+    """`iifname LAN oifname LAN accept` would let everybody on the LAN through to it, call or not."""
+    file = tmp_path / "posthouse.toml"
+    file.write_text(
+        '[site]\nname = "harbour"\n[[interface]]\nname = "lan"\ndevice = "br-lan"\n[[interface]]\nname = "wan"\n'
+        'device = "w0"\ndhcp = true\n[[line]]\nname = "wan"\nkind = "interface"\ndevice = "w0"\n'
+    )
+    made = rules_of(load(file))
+    assert made is not None
+    assert (made.lan, made.lines, made.leased) == (("br-lan",), ("posthouse*", "w0"), ("w0",))
+    text = ruleset(made)
+    assert 'iifname { "br-lan" } oifname { "br-lan" } accept' in chain(text, "forward")
+    # Its lease is renewed without a call too.
+    assert chain(text, "from_line")[:2] == [
+        'iifname { "w0" } udp sport 67 udp dport 68 accept', "iifname != @open drop"
+    ]  # fmt: skip
+    assert chain(text, "to_line")[:2] == ['oifname { "w0" } udp sport 68 udp dport 67 accept', "oifname != @open drop"]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [CLOSED, OPENED, replace(CLOSED, leased=("wwan0",)), replace(OPENED, lines=(), users=()), replace(OPENED, lan=())],
+)
 def test_nft_takes_every_text(rules: Rules) -> None:
     nft = shutil.which("nft", path=SBIN)
     assert nft
