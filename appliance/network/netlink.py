@@ -231,8 +231,11 @@ def _os_error(error: Any) -> OSError:
 CALL_TABLE: Final = 7400
 CALL_PRIORITIES: Final = (7400, 7401)
 """Of the rules: first the main table but for its default routes, then the call's; both before the host's own."""
-NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES, errno.ENETUNREACH, errno.EINVAL})
-"""What a kernel says that has no IPv6, or a device that has none."""
+NO_FAMILY: Final = frozenset(
+    {errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES, errno.ENETUNREACH, errno.EINVAL, errno.ENODEV}
+)
+"""What a kernel says that has no IPv6, or a device that has none: ENODEV where its MTU is below IPv6's least, 1280, as
+on a telephone line."""
 
 
 def open_way(device: str, from_devices: Sequence[str], uids: Sequence[int]) -> None:

@@ -110,7 +110,7 @@ def _world(root: Path, *, opened: bool) -> Iterator[World]:
         here.cable("lan0", pc, "eth0")
         here.cable("wan0", net, "wan1")
         here.ip("addr", "add", f"{LINE}/30", "dev", "wan0")
-        here.ip("link", "set", "wan0", "up")
+        here.ip("link", "set", "wan0", "up", "mtu", "576")  # a telephone line's: too small for IPv6
         here.ip("route", "add", "default", "via", "10.9.9.2")  # whoever brought it up gave it to everybody
         net.ip("addr", "add", "10.9.9.2/30", "dev", "wan1")
         net.ip("link", "set", "wan1", "up")
