@@ -39,7 +39,7 @@ def test_what_has_been_heard_is_passed_over_and_resurrects_nobody() -> None:
     r.apply(update("o", [entry("a", 3, REMOVED)], base=2), 0)
     r.forget(100.0, 50.0)
     assert list(r.slices["o"].entries) == ["b"]
-    late = r.apply(update("o", [entry("a", 1), entry("b", 2)], base=1) | {"base": 0, "epoch": 0}, 0)
+    late = r.apply(update("o", [entry("a", 1), entry("b", 2)], epoch=0), 0)
     assert late.ack == {"owner": "o", "epoch": 1, "seq": 3}
     assert r.apply(update("o", [entry("a", 2)], base=1), 0).changed == []
     assert list(r.slices["o"].entries) == ["b"]
