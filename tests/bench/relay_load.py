@@ -104,6 +104,12 @@ class Control:
             elif kind not in ("table", "pong"):
                 raise ConnectionError(f"{self.name}: {kind} {body} where {kinds} was due")
 
+    def answer_pings(self) -> None:
+        """Of those that have come while nobody read."""
+        for kind, _ in self.take():
+            if kind == "ping":
+                self.send("pong")
+
     def fileno(self) -> int:
         return self.sock.fileno()
 
