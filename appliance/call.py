@@ -38,6 +38,7 @@ __all__ = [
     "Reason",
     "Share",
     "Tally",
+    "TimeOfCall",
     "Window",
 ]
 
@@ -272,6 +273,19 @@ class Window(Protocol):
     async def close(self) -> None:
         """The line is about to go, or has gone already; after an `open` that failed or was cancelled, too. Bounded in
         time; idempotent; raises OSError."""
+        ...
+
+
+class TimeOfCall(Protocol):
+    """Gets the time in a call, so that certificates can be judged and the schedule kept."""
+
+    async def begin(self, line: Line) -> None:
+        """The line is up, and so is its window. Returns once the time is known: at once where it was before, or where
+        nobody can be asked. Cancelled when it takes too long; goes on beside the jobs then. Raises nothing."""
+        ...
+
+    def end(self) -> None:
+        """The line is about to go, or has gone already; also after a `begin` that was cancelled. Idempotent."""
         ...
 
 

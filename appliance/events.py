@@ -141,6 +141,17 @@ CLOCK_UNTRUSTED = Event(
     "the clock is not trusted: `at` and `windows` are ignored until it is",
     "Set the time, or let a call get it.",
 )
+CLOCK_TRUSTED = Event("clock-trusted", _I, "the clock is trusted: {source}")
+CLOCK_STEPPED = Event("clock-stepped", _I, "the clock went from {before} to {after}: {source}")
+CLOCK_NOT_SET = Event(
+    "clock-not-set",
+    _W,
+    "the host's clock can't be set ({error}): Posthouse keeps one of its own, certificates are judged by the host's",
+    "Set the host's clock, or give the service CAP_SYS_TIME.",
+)
+CHRONY_PROBLEM = Event(
+    "chrony-problem", _W, "chrony: {what}", "Look at `systemctl status chrony`; calls are made all the same."
+)
 
 # The spool and the mailboxes
 ACCEPTED = Event("accepted", _I, "{id}: accepted from {client} ({user}), {size} bytes, from <{sender}> to {recipients}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from appliance import __version__, events
 from appliance.calls.ledger import Ledger
-from appliance.clock import SystemClock, unix
+from appliance.clock import Seen, SystemClock, unix
 from appliance.config.passwords import verify_password
 from appliance.mail.lan.logins import Logins
 from appliance.mail.office import PostOffice
@@ -61,8 +61,7 @@ class Core:
         self.committer = Committer(self.disk, self.paths.root)
         self.ledger = Ledger(self.committer, self.paths)
         self.ledger.open()
-        for call in self.ledger.calls()[-1:]:
-            self.clock.seen(unix(call["ended"] or call["started"]))
+        self.clock.begin(self._last_seen())
         self.spool = Spool(self.paths, self.disk, self.committer, self.clock)
         self.spool.recover()
         self.mailboxes: dict[str, Mailbox] = {}
@@ -71,6 +70,18 @@ class Core:
         self.office = PostOffice(self.spool, self.committer, self.clock)
         self.logins = Logins(config.user, verify=verify_password)
         self.configure(config)
+
+    def _last_seen(self) -> Seen:
+        """By the record of it or, where there is none, by the last call."""
+        try:
+            return Seen.parse(self.paths.clock.read_bytes())
+        except (OSError, ValueError):
+            calls = self.ledger.calls()[-1:]
+            return Seen(max((unix(call["ended"] or call["started"]) for call in calls), default=0.0))
+
+    def keep_seen(self, seen: Seen) -> None:
+        """Puts the time on stable storage: the next start begins no earlier. Blocks; raises OSError."""
+        self.disk.replace_file(self.paths.clock, seen.as_bytes())
 
     def close(self) -> None:
         """After the committer."""

@@ -21,6 +21,7 @@ from appliance.app.lines import CallerPart
 from appliance.app.network import DnsmasqPart, InterfacesPart
 from appliance.app.notices import NoticesPart
 from appliance.app.relay import RelayPart
+from appliance.app.timekeeping import ClockPart
 from appliance.app.verbs import Verbs
 from appliance.config.load import ConfigErrors, load
 from appliance.config.unbuilt import unbuilt
@@ -63,6 +64,7 @@ class House:
     config: Config
     config_file: Path
     caller: Caller = field(init=False)
+    clock: ClockPart = field(init=False)
     relay: RelayPart = field(init=False)
     firewall: FirewallPart = field(init=False)
     listeners: dict[str, list[str]] = field(default_factory=lambda: {"smtp": [], "pop3": [], "relay": []})
@@ -76,12 +78,13 @@ class House:
     _replacing_late: trio.Lock = field(default_factory=trio.Lock)
 
     def __post_init__(self) -> None:
+        self.clock = ClockPart(self)
         self.relay = RelayPart(self)
         self.configuration = Configuration(self)
         self.firewall = FirewallPart(self)
         # The firewall first: no interface is up without it.
         lan = (self.firewall, InterfacesPart(self), DnsmasqPart(self), SmtpPart(self), Pop3Part(self))
-        self.parts = (*lan, self.relay, CallerPart(self), NoticesPart(self))
+        self.parts = (*lan, self.clock, self.relay, CallerPart(self), NoticesPart(self))
 
     @property
     def caller_or_none(self) -> Caller | None:

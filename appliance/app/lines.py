@@ -68,6 +68,7 @@ class CallerPart:
             clock=core.clock,
             started=house.started,
             free_lines=free_lines,
+            time=house.clock.timekeeper,
             tariffs=config.tariff,
             budget=config.budget,
             window=house.firewall,

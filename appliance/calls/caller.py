@@ -39,7 +39,7 @@ from appliance.config.model import LineKind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from appliance.call import Job, Prospect, Tally, Window
+    from appliance.call import Job, Prospect, Tally, TimeOfCall, Window
     from appliance.calls.entry import Entry
     from appliance.calls.ledger import Ledger
     from appliance.clock import Clock, Mark
@@ -111,6 +111,7 @@ class Caller:
         started: Mark,
         free_lines: bool = False,
         window: Window | None = None,
+        time: TimeOfCall | None = None,
         tariffs: Sequence[Tariff] = (),
         budget: Budget = NO_BUDGET,
     ) -> None:
@@ -131,6 +132,7 @@ class Caller:
         self._started = started
         self._free_lines = free_lines
         self._window = window
+        self._time = time
         self._rings = Rings([w.line for w in ways if w.line and w.config.wake_numbers and not w.unusable], self._woken)
         self._wake = False
         self._shown = self._from_ledger()
@@ -371,6 +373,7 @@ class Caller:
                 max_call_s=self._schedule.max_call_s,
                 tell=self._tell,
                 window=self._window,
+                time=self._time,
                 metering=self._metering(reason, dialling, by_hand=by_hand),
             )
             try:

@@ -7,7 +7,7 @@ Theory of operation. A `Cycle` is made for one call and thrown away. Its states 
 |-------------|--------------------------------------------------|---------------------------------------|
 | idle        | nothing yet, or the call is over                 | dialling                              |
 | dialling    | `prepare`, then dials                            | negotiating (CONNECT); hanging-up     |
-| negotiating | `negotiate`, the window is opened                | exchanging; hanging-up                |
+| negotiating | `negotiate`, the window is opened, the time asked | exchanging; hanging-up               |
 | exchanging  | the jobs, side by side                           | lingering (all wait for work); hanging-up |
 | lingering   | `linger`                                         | exchanging (one found work); hanging-up |
 | hanging-up  | the window is closed, `hang_up`; shielded, with deadlines | dialling (the next line); idle; failed |
@@ -126,6 +126,7 @@ class Cycle:
         max_call_s: float,
         tell: Callable[[str], None],
         window: call.Window | None = None,
+        time: call.TimeOfCall | None = None,
         metering: Metering | None = None,
     ) -> None:
         self.reason = reason
@@ -143,7 +144,7 @@ class Cycle:
         self._clock = clock
         self._max_call_s = max_call_s
         self._tell = tell
-        self._window = WindowOfCall(window)
+        self._window = WindowOfCall(window, time)
         self._line: call.Line | None = None
         self._atd = self.since
         self._scope: trio.CancelScope | None = trio.CancelScope()
@@ -364,7 +365,7 @@ class Cycle:
         return outcome
 
     async def _come_up(self, line: call.Line) -> Outcome | None:
-        """None: the network is up, and its window open."""
+        """None: the network is up, its window open, and the time known where it can be had."""
         outcome = await self._negotiate(line) or await self._window.open(line)
         if outcome is not None:
             self._tell(outcome.value)

@@ -1,5 +1,6 @@
-"""The host's window of one call: opened once the network is up, closed before the line is hung up, each within a
-deadline. Owns whether it is open; must not know what the host does in it (`call.Window`).
+"""What the host does at the beginning and at the end of one call, each within a deadline: its window is opened once the
+network is up and closed before the line is hung up (`call.Window`), and in it the time is asked for before the jobs
+begin (`call.TimeOfCall`). Owns whether it is open; must not know what the host does in it.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ from appliance.call import Outcome
 if TYPE_CHECKING:
     from appliance import call
 
-__all__ = ["WINDOW_DEADLINE_S", "WindowOfCall"]
+__all__ = ["TIME_DEADLINE_S", "WINDOW_DEADLINE_S", "WindowOfCall"]
 
 WINDOW_DEADLINE_S: Final = 5.0
 """The opening and the closing, each: some rules and routes on this host. The line is paid meanwhile."""
+TIME_DEADLINE_S: Final = 10.0
+"""So long the jobs wait for the time, where it is not known (DESIGN §2 Clock); the line is paid meanwhile."""
 
 
 class WindowOfCall:
-    """Made for one call. Without a `window` nothing is done."""
+    """Made for one call. Without a `window` and a `time` nothing is done."""
 
-    def __init__(self, window: call.Window | None) -> None:
+    def __init__(self, window: call.Window | None, time: call.TimeOfCall | None) -> None:
         self._window = window
+        self._time = time
         self._line = ""
         self._open = False
 
@@ -33,10 +37,18 @@ class WindowOfCall:
         return self._window.lacks() if self._window is not None else ""
 
     async def open(self, line: call.Line) -> Outcome | None:
-        """None: open. A host that has no way for the line's packets makes a call without a network."""
+        """None: open, and the time is known or not to be had. A host that has no way for the line's packets makes a
+        call without a network."""
+        self._line, self._open = line.name, True
+        outcome = await self._open_window(line)
+        if outcome is None and self._time is not None:
+            with trio.move_on_after(TIME_DEADLINE_S):
+                await self._time.begin(line)
+        return outcome
+
+    async def _open_window(self, line: call.Line) -> Outcome | None:
         if self._window is None:
             return None
-        self._line, self._open = line.name, True
         try:
             with trio.fail_after(WINDOW_DEADLINE_S):
                 await self._window.open(line.device, line.dns)
@@ -50,9 +62,13 @@ class WindowOfCall:
 
     async def close(self) -> None:
         """Shielded; does nothing the second time, and where none was opened. A failure is an event."""
-        if self._window is None or not self._open:
+        if not self._open:
             return
         self._open = False
+        if self._time is not None:
+            self._time.end()
+        if self._window is None:
+            return
         with trio.move_on_after(WINDOW_DEADLINE_S, shield=True) as scope:
             try:
                 await self._window.close()

@@ -31,6 +31,7 @@ class StatePaths:
         self.keys = root / "keys"
         self.config = root / "config"
         self.version = root / "version"
+        self.clock = root / "clock"
 
     def make(self, disk: Disk) -> None:
         """Makes the folders that are missing."""

@@ -184,7 +184,7 @@ async def test_status_has_the_keys_of_the_contract(running: Running) -> None:
     assert status["peers"] == {"up": 0, "suspended": 0, "lost": 0, "never": 0}
     assert (status["site"], status["users"]) == ("harbour", 1)
     assert (status["line"]["name"], status["line"]["state"]) == ("pstn", "idle")
-    assert status["services"] == dict.fromkeys(("smtp", "pop3", "caller", "notices", "control"), "running")
+    assert status["services"] == dict.fromkeys(("clock", "smtp", "pop3", "caller", "notices", "control"), "running")
     listeners = {"smtp": [f"127.0.0.1:{running.smtp}"], "pop3": [f"127.0.0.1:{running.pop3}"], "relay": []}
     assert status["listeners"] == listeners
     assert status["queue"]["oldest_s"] is None
