@@ -56,7 +56,10 @@ class FirewallPart:
         from appliance.network.netlink import close_way  # pyroute2 costs 80 ms and 13 MB
 
         rules, nft = rules_of(self._house.config), Nft()
-        await trio.to_thread.run_sync(close_way)  # of a call in which an earlier process died
+        try:
+            await trio.to_thread.run_sync(close_way)  # of a call in which an earlier process died
+        except OSError as error:
+            events.emit(events.WINDOW_PROBLEM, line="any line", what=error)
         if rules is None:
             await self._take_away(nft, task_status)
             return

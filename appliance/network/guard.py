@@ -66,23 +66,36 @@ class Guard:
         self._one_at_a_time = trio.Lock()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until cancelled; the table stays as it is then. Raises OSError where nothing can be watched."""
-        with self._watch() as changes:
-            pause = FIRST_PAUSE_S
-            loaded = await self._load()
-            task_status.started()
-            while True:
-                if loaded:
-                    pause = FIRST_PAUSE_S
-                    await _changed(changes)
-                    await trio.sleep(DEBOUNCE_S)
-                    await _drain(changes)
-                    loaded = await self._look()
-                    await trio.sleep(PAUSE_S)
-                else:
-                    await trio.sleep(pause)
-                    pause = min(2 * pause, MAX_PAUSE_S)
+        """Until cancelled; the table stays as it is then."""
+        pause = FIRST_PAUSE_S
+        started = False
+        while True:
+            try:
+                with self._watch() as changes:
                     loaded = await self._load()
+                    if not started:
+                        started = True
+                        task_status.started()
+                    if loaded:
+                        pause = FIRST_PAUSE_S
+                        await self._keep(changes)
+            except OSError as error:
+                self._failed(error)
+            if not started:
+                started = True
+                task_status.started()
+            await trio.sleep(pause)
+            pause = min(2 * pause, MAX_PAUSE_S)
+
+    async def _keep(self, changes: trio.socket.SocketType) -> None:
+        """Returns once what was in force is not, and can't be loaded again."""
+        while True:
+            await _changed(changes)
+            await trio.sleep(DEBOUNCE_S)
+            await _drain(changes)
+            if not await self._look():
+                return
+            await trio.sleep(PAUSE_S)
 
     async def open(self, device: str) -> None:
         """The line is this device from now on. Raises OSError."""
@@ -109,14 +122,17 @@ class Guard:
                 await self._firewall.set_open(self._device)
             self._as_loaded = await self._firewall.listed()
         except OSError as error:
-            self.lacks = f"the firewall can't be loaded: {error}"
-            if self.lacks != self._told:
-                self._told = self.lacks
-                events.emit(events.FIREWALL_FAILED, why=error)
+            self._failed(error)
             return False
         self.lacks = self._told = ""
         events.emit(events.FIREWALL_LOADED)
         return True
+
+    def _failed(self, error: OSError) -> None:
+        self.lacks = f"the firewall can't be loaded: {error}"
+        if self.lacks != self._told:
+            self._told = self.lacks
+            events.emit(events.FIREWALL_FAILED, why=error)
 
     async def _look(self) -> bool:
         """Puts right what something else has changed; whether the rules are in force."""

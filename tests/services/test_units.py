@@ -77,8 +77,12 @@ async def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     with trio.fail_after(10):
-        while not socket.exists():
-            await trio.sleep(0.01)
+        while True:
+            try:
+                (await trio.open_unix_socket(socket)).socket.close()
+                break
+            except OSError:  # not there, or bound and not listening yet
+                await trio.sleep(0.01)
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={socket}")
     monkeypatch.setattr(units, "LOOK_S", 0.01)
     with trio.fail_after(10):
