@@ -5,10 +5,7 @@ CONNECT to the first byte of mail, and from the last byte of mail until the mode
 guard times. The times are the exchange's and the line's own, not Posthouse's. Then how long a modem that hangs holds a
 call up.
 
-With PPP (`--vm`; tests/image): two machines, 33,600 bit/s between their modems, Debian's pppd at both ends. The first
-byte of mail is the first that the provider's kernel sees; the last one is where the line falls silent for `linger`.
-What PPP costs in bytes is what the modems carried less what the ledger has. A far end that dies without a word is one
-behind which nothing moves any more while its carrier stays.
+By PPP, between two virtual machines: `call_vm`.
 """
 
 from __future__ import annotations
@@ -21,6 +18,7 @@ from typing import Any
 
 from appliance.lab.laboratory import NUMBER, LabThread
 from appliance.lab.mobile import MobileModem, Sim
+from tests.bench import call_vm
 from tests.interop.product import Product
 from tests.interop.providers import free_port, private_folder
 
@@ -44,6 +42,7 @@ def bench(rounds: int) -> None:
         _software(folder, max(rounds, ROUNDS))
     with private_folder("bench") as folder:
         _ladder(folder)
+    call_vm.bench(rounds)
 
 
 def _software(folder: Path, rounds: int) -> None:
