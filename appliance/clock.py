@@ -14,6 +14,7 @@ future would else never be trusted again. Nobody's word puts it before the build
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from dataclasses import dataclass
@@ -96,9 +97,10 @@ def build_time() -> float:
 
 
 class HostClock:
-    """The kernel's clocks."""
+    """The kernel's clocks. Without `may_set` this process leaves the wall clock alone, whatever it could do."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_set: bool = False) -> None:
+        self._may_set = may_set
         try:
             self.boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         except OSError:
@@ -112,6 +114,8 @@ class HostClock:
 
     def set_wall(self, wall: float) -> None:
         """Raises OSError: mostly PermissionError, without CAP_SYS_TIME."""
+        if not self._may_set:
+            raise PermissionError(errno.EPERM, "not a service of systemd's")
         time.clock_settime(time.CLOCK_REALTIME, wall)
 
 

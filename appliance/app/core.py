@@ -5,12 +5,13 @@ the post office over them. Opened and recovered here; services borrow it. Must n
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from appliance import __version__, events
 from appliance.calls.ledger import Ledger
-from appliance.clock import Seen, SystemClock, unix
+from appliance.clock import HostClock, Seen, SystemClock, unix
 from appliance.config.passwords import verify_password
 from appliance.mail.lan.logins import Logins
 from appliance.mail.office import PostOffice
@@ -57,7 +58,8 @@ class Core:
         self.paths.make(self.disk)
         if not self.paths.version.exists() or self.paths.version.read_text() != __version__ + "\n":
             self.disk.replace_file(self.paths.version, f"{__version__}\n".encode())
-        self.clock = SystemClock()
+        # Only as a service: who tries Posthouse as root on a PC keeps his clock.
+        self.clock = SystemClock(host=HostClock(may_set="NOTIFY_SOCKET" in os.environ))
         self.committer = Committer(self.disk, self.paths.root)
         self.ledger = Ledger(self.committer, self.paths)
         self.ledger.open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -186,3 +187,14 @@ def test_the_hosts_own_clocks() -> None:
     it = SystemClock()
     it.begin(Seen(0.0))
     assert it.trusted
+
+
+def test_the_hosts_clock_is_left_alone_unless_it_is_ours() -> None:
+    """Also where root runs it: a state folder from elsewhere sets nobody's clock."""
+    before = time.time()
+    with pytest.raises(PermissionError):
+        HostClock().set_wall(before + 1000)
+    it = SystemClock()
+    it.begin(Seen(before + 1000))
+    assert not it.trusted and it.now().wall >= before + 1000
+    assert time.time() < before + 500

@@ -219,6 +219,7 @@ async def test_the_next_line_has_name_servers_of_its_own(tmp_path: Path, autojum
     bench = Bench(tmp_path, LATER, hangs=True)
     async with bench.running():
         await bench.keeper.begin(bench.line)
+        await trio.sleep(7)  # `online` is on its way
         bench.keeper.end()
         bench.line.dns = ("198.51.100.53",)
         await bench.keeper.begin(bench.line)
