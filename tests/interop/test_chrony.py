@@ -1,9 +1,10 @@
 """A real chronyd with the image's own configuration, as a client that leaves the clock alone (-x), and another as its server:
-what `host.chrony` tells and asks it, and a call that waits for the time. Neither needs root."""
+what `host.chrony` tells and asks it, and a call that waits for the time. Needs no root, except to look at who may."""
 
 from __future__ import annotations
 
 import getpass
+import grp
 import os
 import re
 import shutil
@@ -40,16 +41,16 @@ def free_port() -> int:
 class Chronyd:
     """One that runs, with `configuration` and its command socket in `folder`."""
 
-    def __init__(self, folder: Path, configuration: str) -> None:
+    def __init__(self, folder: Path, configuration: str, *, user: str = "", umask: int = 0o022) -> None:
         self.socket = folder / "run" / "chronyd.sock"
         self.log = folder / "log"
         folder.mkdir(exist_ok=True)
-        self.socket.parent.mkdir(mode=0o700)
+        self.socket.parent.mkdir(mode=0o700, exist_ok=True)
         file = folder / "chrony.conf"
         file.write_text(f"{configuration}\npidfile {folder}/pid\n")
-        options = ["-x", "-U", "-n", "-u", getpass.getuser(), "-f", str(file)]
+        options = ["-x", "-U", "-n", "-u", user or getpass.getuser(), "-f", str(file)]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen([CHRONYD, *options], stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen([CHRONYD, *options], stdout=log, stderr=subprocess.STDOUT, umask=umask)
         end = time.monotonic() + 10
         while not self.socket.exists():
             assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()
@@ -173,6 +174,35 @@ async def test_one_that_hangs_or_is_gone(
     assert it.present  # its socket is left
     await it.offline()
     assert "Could not open connection to daemon" in caplog.text
+
+
+@pytest.mark.parametrize("member", [True, False])
+def test_whoever_is_in_its_group_may_tell_it(folder: Path, member: bool) -> None:
+    """As the image's units, tmpfiles and sysusers have it: the user posthouse and nobody else."""
+    if os.getuid() != 0:
+        pytest.skip("runs chronyd and chronyc as two users")
+    overlay = ROOT / "rootfs-overlay/usr/lib"
+    assert (
+        "\nd /run/posthouse-chrony             0770 _chrony _chrony\n"
+        in (overlay / "tmpfiles.d/posthouse.conf").read_text()
+    )
+    assert "\nm posthouse _chrony\n" in (overlay / "sysusers.d/posthouse.conf").read_text()
+    drop_in = (overlay / "systemd/system/chrony.service.d/50-posthouse.conf").read_text()
+    umask = int(re.findall(r"^UMask=(\d+)$", drop_in, re.M)[0], 8)
+    group = grp.getgrnam("_chrony").gr_gid
+    run = folder / "here/run"
+    run.mkdir(parents=True)
+    shutil.chown(run, "_chrony", "_chrony")
+    run.chmod(0o770)
+    it = Chronyd(folder / "here", f"port 0\ncmdport 0\nbindcmdaddress {run}/chronyd.sock", user="_chrony", umask=umask)
+    try:
+        done = subprocess.run(
+            ["chronyc", "-h", it.socket, "-c", "activity"],
+            user=65534, group=65534, extra_groups=[group] if member else [], umask=0o077, capture_output=True, timeout=10,
+        )  # fmt: skip
+        assert (done.returncode == 0) == member, done.stdout
+    finally:
+        it.stop()
 
 
 def test_where_there_is_none(folder: Path) -> None:
