@@ -64,7 +64,6 @@ class FirewallPart:
             await self._take_away(nft, task_status)
             return
         self._loaded = True
-        await trio.to_thread.run_sync(_let_forward, Disk(), rules.forward)
         self._guard = guard = Guard(ruleset(rules), nft, open_watch)
         try:
             await guard.run(task_status=task_status)
@@ -98,6 +97,8 @@ class FirewallPart:
         await self._guard.open(device)
         rules = rules_of(self._house.config)
         if rules is not None:
+            # Not before: without the firewall in force the kernel would forward everything.
+            await trio.to_thread.run_sync(_let_forward, Disk(), rules.forward)
             lan, chrony = rules.lan if rules.forward else (), _numbers(CHRONY_USERS)
             await trio.to_thread.run_sync(functools.partial(open_way, device, lan, chrony))
 

@@ -40,7 +40,7 @@ PATTERN: Final = matching(r"[a-z0-9.*-]{1,63}", 'a name, or a pattern with * suc
 USER: Final = NAME
 """Users' names are folders' names under mail/."""
 DEVICE: Final = matching(
-    r"(?!\.{1,2}\Z)[^\s/:\x00-\x20]{1,15}", 'a network device such as "eth0"', "name of a network device"
+    r"(?!\.{1,2}\Z)[A-Za-z0-9_.@+-]{1,15}", 'a network device such as "eth0"', "name of a network device"
 )
 LED: Final = matching(r"(?!\.{1,2}\Z)[^\s/\x00-\x20]+", "a name under /sys/class/leds", "name of an LED")
 GPIO: Final = matching(r"gpiochip[0-9]+:[0-9]+", 'a chip and a line such as "gpiochip0:17"', "GPIO line")

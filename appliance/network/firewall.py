@@ -42,6 +42,8 @@ NFT_S: Final = 10.0
 SAID_LIMIT: Final = 2000
 SSH, DNS = 22, 53
 DHCP_SERVER, DHCP_CLIENT = 67, 68
+REFUSE: Final = "reject with icmpx type admin-prohibited"
+"""On our own side of the line: who may not is told at once. From the line nobody is told anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def ruleset(rules: Rules) -> str:
             "icmpv6 type echo-request accept",
             f"udp dport {{ {DNS}, {DHCP_SERVER}, {DHCP_CLIENT} }} accept",
             f"tcp dport {_set(services)} ct state new accept",
-            "drop",
+            REFUSE,
         ]),
         *_chain("forward", "type filter hook forward priority filter; policy drop;", [
             "tcp flags syn tcp option maxseg size set rt mtu",
@@ -102,17 +104,18 @@ def ruleset(rules: Rules) -> str:
             "iifname @open ct state established,related accept",
             "oifname @open ct state established,related accept",
             *(_forward(text, lan) for text in rules.forward if lan),
+            *_if(lan, f"iifname {lan} {REFUSE}"),
         ]),
         *_chain("output", "type filter hook output priority filter; policy accept;", [
             *_if(lines, f"oifname {lines} jump to_line"),
         ]),
         *_chain("to_line", "", [
             *_if(leased, f"oifname {leased} udp sport {DHCP_CLIENT} udp dport {DHCP_SERVER} accept"),
-            "oifname != @open drop",
+            f"oifname != @open {REFUSE}",
             "ct state established,related accept",
             *_NEIGHBOURS,
             *_if(rules.users, f"meta skuid {_set(rules.users)} accept"),
-            "drop",
+            REFUSE,
         ]),
         *_chain("postrouting", "type nat hook postrouting priority srcnat;", [
             *(_if(lan, f"iifname {lan} oifname @open masquerade") if rules.forward else ()),
