@@ -100,7 +100,6 @@ namespace inbox {
     "/etc/dnsmasq.conf": f"""
 no-resolv
 no-hosts
-bind-dynamic
 log-queries
 log-facility=/var/log/dnsmasq.log
 address=/{SMTP_HOST}/{SERVER}
