@@ -115,7 +115,7 @@ class HostClock:
     def set_wall(self, wall: float) -> None:
         """Raises OSError: mostly PermissionError, without CAP_SYS_TIME."""
         if not self._may_set:
-            raise PermissionError(errno.EPERM, "not a service of systemd's")
+            raise PermissionError(errno.EPERM, "root is not given it for that")
         time.clock_settime(time.CLOCK_REALTIME, wall)
 
 

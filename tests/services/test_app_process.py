@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,30 @@ def start(file: Path, tmp_path: Path) -> Iterator[Start]:
             if process.poll() is None:
                 process.kill()
             process.communicate(timeout=WAIT)
+
+
+@pytest.mark.parametrize("ahead", [0.0, 10 * 86400.0], ids=["right", "behind"])
+def test_the_last_time_seen_outlives_a_kill(file: Path, start: Start, ahead: float) -> None:
+    """And another start in the same boot does not make a guess right."""
+    record = file.parent / "state" / "clock"
+    began = time.time()
+    if ahead:
+        record.parent.mkdir()
+        record.write_text(json.dumps({"seen": began + ahead, "boot_id": "another", "guess": None}))
+    for _ in range(2):
+        before = record.read_bytes() if record.exists() else b""
+        process = start()
+        status = json.loads(posthouse(file, "status", "--json").stdout)
+        end = time.monotonic() + WAIT
+        while not record.exists() or record.read_bytes() == before:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.kill()
+        process.wait(WAIT)
+        seen = json.loads(record.read_bytes())
+        assert (status["clock_trusted"], seen["guess"] is None) == (not ahead, not ahead)
+        assert began + ahead <= seen["seen"] < began + ahead + 120
+    assert time.time() < began + 5 * 86400  # root's clock is left alone
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
