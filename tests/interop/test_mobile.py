@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,23 @@ def test_a_call_over_a_module_that_wants_a_pin(tmp_path: Path) -> None:
             assert modem.sim is not None and modem.sim.given == [PIN]
             assert modem.dials == ["*99#"] * 2
         assert PIN not in site.journal() and PIN not in (tmp_path / "state" / "ledger").read_text()
+
+
+def test_a_call_brings_the_time(tmp_path: Path) -> None:
+    """To a clock that is behind the last time seen: by more than the network could be wrong."""
+    with quick_lab(sim=Sim(PIN)) as lab:
+        site, now = site_of(tmp_path, lab, PIN), datetime.now(UTC)
+        (tmp_path / "state").mkdir(exist_ok=True)
+        seen = {"seen": now.timestamp() + 400 * 86400, "boot_id": "another", "guess": None}
+        (tmp_path / "state" / "clock").write_text(json.dumps(seen))
+        with running(site):
+            assert not site.status()["clock_trusted"]
+            call = site.dial()
+            assert call["outcome"] == "complete"
+            assert site.status()["clock_trusted"]
+            assert "the clock is trusted: the network of gsm" in site.journal()
+            ended = datetime.fromisoformat(call["ended"])
+            assert abs((ended - now).total_seconds()) < 60
 
 
 def test_a_wrong_pin_is_given_once_whatever_is_done(tmp_path: Path) -> None:
