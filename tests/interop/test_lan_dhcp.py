@@ -282,7 +282,7 @@ def test_a_lease(wire: tuple[Namespace, Namespace], tmp_path: Path) -> None:
         product.config["interface"] = []
         product.write()
         product.process.send_signal(signal.SIGHUP)
-        said(product, "configuration read again: interfaces", 2)
+        said(product, "configuration read again: firewall, interfaces")
         assert lent(here) == set()
         assert here.routes("e0") == set()
         assert processes(here, "udhcpc") == []
