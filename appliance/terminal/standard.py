@@ -24,10 +24,13 @@ class StandardStreams:
         self._open = True
 
     async def receive_into(self, view: memoryview) -> int:
-        return await trio.to_thread.run_sync(os.readv, self._source, [view], abandon_on_cancel=True)
+        # Not into `view` itself, nor below out of the parts: a thread that is left behind would hold on to them.
+        data = await trio.to_thread.run_sync(os.read, self._source, len(view), abandon_on_cancel=True)
+        view[: len(data)] = data
+        return len(data)
 
     async def send_all(self, parts: list[memoryview]) -> None:
-        await trio.to_thread.run_sync(_write, self._sink, parts, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(_write, self._sink, b"".join(parts), abandon_on_cancel=True)
 
     async def send_eof(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -50,8 +53,7 @@ class StandardStreams:
             os.close(writing)
 
 
-def _write(fd: int, parts: list[memoryview]) -> None:
-    for part in parts:
-        at = 0
-        while at < len(part):
-            at += os.writev(fd, [part[at:]])
+def _write(fd: int, data: bytes) -> None:
+    at = 0
+    while at < len(data):
+        at += os.write(fd, memoryview(data)[at:])
