@@ -56,4 +56,4 @@ class StandardStreams:
 def _write(fd: int, data: bytes) -> None:
     at = 0
     while at < len(data):
-        at += os.write(fd, memoryview(data)[at:])
+        at += os.writev(fd, [memoryview(data)[at:]])
