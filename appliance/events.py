@@ -116,7 +116,7 @@ CONFIG_REVERTED = Event(
 CONFIG_NOT_REVERTED = Event(
     "config-not-reverted",
     _W,
-    "configuration: the commit that nobody confirmed can't be taken back yet: {error}",
+    "configuration: what is stored can't be mended or taken back yet: {error}",
     "Make room on the disk, or see why it fails. It is tried again each minute, and at the next start.",
 )
 CONFIG_MENDED = Event(

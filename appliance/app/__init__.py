@@ -44,7 +44,7 @@ def run(config: Config, config_file: Path, *, debug: bool = False) -> int:
         return 1
     try:
         config = take_back(core, config, config_file)
-    except (ConfigErrors, OSError) as error:
+    except ConfigErrors as error:
         print(f"posthouse: the last commit can't be taken back: {error}", file=sys.stderr)
         return 1
     try:

@@ -39,13 +39,18 @@ AGAIN_S: Final = 60.0
 
 def take_back(core: Core, config: Config, file: Path) -> Config:
     """At the start: mends a damaged file, and takes back a commit that nobody has confirmed; -> the configuration to
-    run by. Raises ConfigErrors, OSError."""
+    run by. Where the disk does not take that, the site runs all the same, and `Configuration.begin` goes on trying.
+    Raises ConfigErrors."""
     store = Store(file, core.paths.config, Disk())
-    if store.mend():
-        events.emit(events.CONFIG_MENDED, file=file)
-    if not store.unconfirmed:
+    try:
+        if store.mend():
+            events.emit(events.CONFIG_MENDED, file=file)
+        if not store.unconfirmed:
+            return config
+        revision = store.revert(core.clock.now().wall)
+    except OSError as error:
+        events.emit(events.CONFIG_NOT_REVERTED, error=error)
         return config
-    revision = store.revert(core.clock.now().wall)
     events.emit(events.CONFIG_REVERTED, revision=revision, why="Posthouse or the power ended before it was confirmed")
     config = load(file)
     core.configure(config)
@@ -72,20 +77,27 @@ class Configuration:
             "config-revisions": self._revisions,
         }
 
+    def begin(self) -> None:
+        """Takes back what could not be taken back at the start, once the disk lets it."""
+        if self._store.unconfirmed:
+            self._house.start_soon(self._go_back_unless_confirmed, AGAIN_S, self._confirmed)
+
     async def _go_back_unless_confirmed(self, seconds: float, confirmed: trio.Event) -> None:
         with trio.move_on_after(seconds):
             await confirmed.wait()
-        async with self._one_at_a_time:
-            while not confirmed.is_set():
+        while True:
+            async with self._one_at_a_time:
+                if confirmed.is_set():
+                    return
                 try:
                     revision = await trio.to_thread.run_sync(self._store.revert, self._now())
+                    break
                 except OSError as error:
                     events.emit(events.CONFIG_NOT_REVERTED, error=error)
-                    await trio.sleep(AGAIN_S)
-                    continue
-                confirmed.set()
-                events.emit(events.CONFIG_REVERTED, revision=revision, why="nobody confirmed it in time")
-                await self._house.reload()
+            with trio.move_on_after(AGAIN_S):  # not in the lock: somebody may still confirm it
+                await confirmed.wait()
+        events.emit(events.CONFIG_REVERTED, revision=revision, why="nobody confirmed it in time")
+        await self._house.reload()
 
     def _now(self) -> float:
         return self._house.core.clock.now().wall

@@ -100,7 +100,8 @@ class FirewallPart:
             # Not before: without the firewall in force the kernel would forward everything.
             await trio.to_thread.run_sync(_let_forward, Disk(), rules.forward)
             lan, chrony = rules.lan if rules.forward else (), _numbers(CHRONY_USERS)
-            await trio.to_thread.run_sync(functools.partial(open_way, device, lan, chrony))
+            if lan or chrony:
+                await trio.to_thread.run_sync(functools.partial(open_way, device, lan, chrony))
 
     async def close(self) -> None:
         if self._guard is None:

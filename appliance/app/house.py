@@ -148,6 +148,7 @@ class House:
         """Until a signal says stop. A reload is a task of its own, since it may wait for a call's end."""
         async with trio.open_nursery() as tasks:
             self._tasks = tasks
+            self.configuration.begin()
             async for signum in signals:
                 if signum != signal.SIGHUP:
                     events.emit(events.STOPPING, why=signal.Signals(signum).name)
