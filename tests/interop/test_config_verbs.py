@@ -116,3 +116,19 @@ def test_without_a_posthouse_the_stored_files_are_edited(tmp_path: Path) -> None
         product.write = lambda: None  # type: ignore[method-assign]
         product.start()
         assert size_of(port) == str(1 << 20)
+
+
+def test_a_disk_that_takes_nothing_back_yet_keeps_nobody_from_confirming_or_starting(tmp_path: Path) -> None:
+    with house(tmp_path) as (product, port):
+        config(product, "set", "mail.message_limit", "1MiB")
+        config(product, "commit", "--confirm", "2s")
+        in_the_way = tmp_path / "posthouse.toml.new"
+        in_the_way.mkdir()  # nothing can be written there
+        wait_until(lambda: "taken back yet" in product.journal(), "it can't be taken back")
+        product.kill()
+        product.write = lambda: None  # type: ignore[method-assign]
+        product.start()
+        assert size_of(port) == str(1 << 20)
+        config(product, "confirm")
+        in_the_way.rmdir()
+        assert "back to revision" not in product.journal()
