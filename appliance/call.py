@@ -325,7 +325,7 @@ class OpenCall:
     `open_stream(host, port)` opens a byte-counting TCP connection over the line and raises OSError;
     `show(text)` puts a line into the call's progress (`status --watch`, `demo`). `counts_payload`: the line's device
     counts no bytes, so whoever takes a stream's socket to move bytes by himself adds them to `tally`. `paid`: when bulk
-    mail may go.
+    mail may go. `longest_s`: what no call lasts longer than (`max_call`).
     """
 
     id: int
@@ -337,6 +337,12 @@ class OpenCall:
     show: Callable[[str], None] = lambda text: None
     counts_payload: bool = False
     paid: PaidTime = field(default_factory=AllPaid)
+    longest_s: float = math.inf
+
+    @property
+    def capacity(self) -> float:
+        """Bytes each way that the longest call carries, 10 bit/s to each byte/s; `inf` where its rate is not known."""
+        return self.rate / 10 * self.longest_s if self.rate else math.inf
 
     def count(self, *, sent: int = 0, fetched: int = 0, failed: int = 0, user: str = "", size: int = 0) -> None:
         """Adds to the call's figures as things happen. `user` and `size` (bytes): of the messages sent or fetched."""

@@ -353,7 +353,7 @@ class Cycle:
                 with trio.move_on_after(min(self._max_call_s, self._meter.lasts_s(up))) as scope:
                     self._scope = scope
                     outcome = await self._come_up(line) or await self._exchange.run(
-                        nursery, line, entry, self.reason, rate
+                        nursery, line, entry, self.reason, rate, self._max_call_s
                     )
                 if scope.cancelled_caught:
                     outcome = self._verdict or Outcome.MAX_CALL

@@ -76,7 +76,9 @@ class Exchange:
         """Of the call, were it over now with no job busy."""
         return Outcome.PARTIAL if self._left else Outcome.COMPLETE
 
-    async def run(self, nursery: trio.Nursery, line: call.Line, entry: Entry, reason: Reason, rate: int) -> Outcome:
+    async def run(
+        self, nursery: trio.Nursery, line: call.Line, entry: Entry, reason: Reason, rate: int, longest_s: float
+    ) -> Outcome:
         """Runs the jobs in `nursery` until there is nothing left to do and `linger` has passed."""
 
         async def open_stream(job: str, host: str, port: int) -> trio.abc.HalfCloseableStream:
@@ -90,7 +92,9 @@ class Exchange:
         for job in self._jobs:
             opens = functools.partial(open_stream, job.name)
             by_hand = line.carried() is None
-            open_call = OpenCall(entry.id, line.name, reason, rate, opens, entry.tally, self._tell, by_hand, paid)
+            open_call = OpenCall(
+                entry.id, line.name, reason, rate, opens, entry.tally, self._tell, by_hand, paid, longest_s
+            )
             nursery.start_soon(self._work, job, open_call)
         while True:
             while self._busy - self._paid.alone:

@@ -20,7 +20,8 @@ Rules.
 | STLS               | `StartTls`; after `tls_started` CAPA         | `Refused`                              |
 | CAPA               | AUTH PLAIN if offered, else USER and PASS    | nothing is offered: USER, then PASS    |
 | AUTH, PASS         | `Ready`                                      | `Refused`                              |
-| UIDL, LIST         | `Listing`, when both are there               | UIDL: none; LIST: `Refused`            |
+| UIDL, STAT         | `Survey`, when both are there                | UIDL: none; STAT: no total             |
+| LIST               | `Listing`                                    | `Refused`; of one message: none        |
 | TOP                | `Header`                                     | `Header` without data                  |
 | RETR               | `BodyData`, then `BodyEnd`                   | `NotRetrieved`                         |
 | DELE               | `Deleted`                                    | `Deleted` with done = False            |
@@ -57,6 +58,7 @@ __all__ = [
     "Ready",
     "Refused",
     "StartTls",
+    "Survey",
 ]
 
 MAX_LINE: Final = 2048
@@ -83,6 +85,7 @@ class _Ask(StrEnum):
     USER = "USER"
     PASS = "PASS"
     UIDL = "UIDL"
+    STAT = "STAT"
     LIST = "LIST"
     TOP = "TOP"
     RETR = "RETR"
@@ -117,12 +120,24 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Survey:
+    """What is there: number -> unique-id (None: the server has none), how many messages and octets; the octets are
+    None where the server would not say."""
+
+    uids: dict[int, str] | None
+    count: int
+    octets: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Listed:
-    """One message: its number in this session, its size in octets as the server counts, its unique-id or None."""
+    """One message: its number in this session, its size in octets as the server counts, its unique-id or None. `exact`:
+    the size is the message's own, and no share of several messages' total."""
 
     number: int
     size: int
     uid: str | None
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +186,7 @@ class Closed:
     text: str
 
 
-Event = StartTls | Ready | Refused | Listing | Header | BodyData | BodyEnd | NotRetrieved | Deleted | Closed
+Event = StartTls | Ready | Refused | Survey | Listing | Header | BodyData | BodyEnd | NotRetrieved | Deleted | Closed
 
 
 class Pop3Client:
@@ -217,10 +232,18 @@ class Pop3Client:
         return out
 
     # ---- commands, once Ready
-    def list_messages(self) -> None:
-        """UIDL and LIST; answered by one `Listing`."""
+    def survey(self) -> None:
+        """UIDL and STAT; answered by one `Survey`."""
         self._command("UIDL", _Ask.UIDL)
+        self._command("STAT", _Ask.STAT)
+
+    def list_messages(self) -> None:
+        """Every message's size, and its unique-id as the last `Survey` had it; answered by one `Listing`."""
         self._command("LIST", _Ask.LIST)
+
+    def list_message(self, number: int) -> None:
+        """One message's; answered by a `Listing` of it, or of none."""
+        self._command(f"LIST {number}", _Ask.LIST, number)
 
     def top(self, number: int, lines: int = 0) -> None:
         """The header and so many lines of the body; answered by `Header`."""
@@ -317,7 +340,7 @@ class Pop3Client:
         if ask is _Ask.AUTH and status == "+":  # it wants the response by itself (RFC 5034 §4)
             self._expected.popleft()
             self._ask(self._plain(), _Ask.PASS)
-        elif status == "+OK" and ask in _LISTS:
+        elif status == "+OK" and ask in _LISTS and not number:
             self._listing, self._listed = [], 0
         elif status == "+OK" and ask in _BODIES:
             self._body = Unstuffer()
@@ -346,6 +369,11 @@ class Pop3Client:
             case _Ask.AUTH | _Ask.PASS:
                 self._ready = True
                 yield Ready()
+            case _Ask.STAT:
+                count, octets = _numbered(text)
+                yield Survey(self._uids, count, _octets(octets))
+            case _Ask.LIST:
+                yield self._listing_of([text])
             case _Ask.DELE:
                 yield Deleted(number, True)
             case _:  # QUIT
@@ -358,6 +386,10 @@ class Pop3Client:
                 yield from self._log_in()
             case _Ask.UIDL:
                 self._uids = None
+            case _Ask.STAT:
+                yield Survey(self._uids, len(self._uids or ()), None)
+            case _Ask.LIST if number:
+                yield Listing(())
             case _Ask.TOP:
                 yield Header(number, None)
             case _Ask.RETR:
@@ -383,9 +415,11 @@ class Pop3Client:
             case _Ask.UIDL:
                 self._uids = {number: uid for number, uid in map(_numbered, lines) if uid}
             case _:  # LIST
-                uids = self._uids or {}
-                numbered = (_numbered(line) for line in lines)
-                yield Listing(tuple(Listed(n, _octets(size), uids.get(n)) for n, size in numbered))
+                yield self._listing_of(lines)
+
+    def _listing_of(self, lines: list[str]) -> Listing:
+        uids = self._uids or {}
+        return Listing(tuple(Listed(n, _octets(size), uids.get(n)) for n, size in map(_numbered, lines)))
 
     def _on_body(self, piece: bytes, *, ended: bool) -> Iterator[Event]:
         ask, number = self._expected[0]

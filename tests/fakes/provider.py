@@ -238,6 +238,11 @@ class Pop3Provider(Provider):
                 self._many(wire, [*self.capabilities, *(["STLS"] if self.starttls else [])])
             elif verb == "UIDL":
                 self._many(wire, [f"{i} {u}" for i, u in enumerate(listed, 1) if u not in deleted])
+            elif verb == "STAT":
+                there = [self.mails[u] for u in listed if u not in deleted]
+                wire.say(f"+OK {len(there)} {sum(map(len, there))}")
+            elif verb == "LIST" and argument:
+                wire.say(f"+OK {argument} {len(self.mails[listed[int(argument) - 1]])}")
             elif verb == "LIST":
                 self._many(wire, [f"{i} {len(self.mails[u])}" for i, u in enumerate(listed, 1) if u not in deleted])
             elif verb in ("RETR", "TOP"):

@@ -26,6 +26,7 @@ from appliance.protocol.pop3_client import (
     Ready,
     Refused,
     StartTls,
+    Survey,
 )
 
 DOVECOT = (
@@ -183,15 +184,31 @@ def test_listing(
     server: tuple[bytes, bytes], uidl: bytes, lists: bytes, messages: tuple[Listed, ...], feed: Feed
 ) -> None:
     client = ready(server, feed)
-    client.list_messages()
+    client.survey()
+    uids = {m.number: m.uid for m in messages if m.uid} if uidl.startswith(b"+OK") else None
+    survey = Survey(uids, 2, 320)
     if server is DOVECOT:
-        assert client.data_to_send() == b"UIDL\r\nLIST\r\n"
-        assert feed(client, uidl + lists) == [Listing(messages)]
+        assert client.data_to_send() == b"UIDL\r\nSTAT\r\n"
+        assert feed(client, uidl + b"+OK 2 320\r\n") == [survey]
     else:
         assert client.data_to_send() == b"UIDL\r\n"
         assert feed(client, uidl) == []
-        assert client.data_to_send() == b"LIST\r\n"
-        assert feed(client, lists) == [Listing(messages)]
+        assert client.data_to_send() == b"STAT\r\n"
+        assert feed(client, b"+OK 2 320 a remark\r\n") == [survey]
+    client.list_messages()
+    assert client.data_to_send() == b"LIST\r\n"
+    assert feed(client, lists) == [Listing(messages)]
+
+
+def test_one_message_s_size(feed: Feed) -> None:
+    client = ready(DOVECOT, feed)
+    client.survey()
+    assert feed(client, b"+OK\r\n1 a\r\n2 b\r\n.\r\n-ERR no STAT here\r\n") == [Survey({1: "a", 2: "b"}, 2, None)]
+    client.data_to_send()
+    client.list_message(2)
+    client.list_message(9)
+    assert client.data_to_send() == b"LIST 2\r\nLIST 9\r\n"
+    assert feed(client, b"+OK 2 77\r\n-ERR there is none\r\n") == [Listing((Listed(2, 77, "b"),)), Listing(())]
 
 
 @pytest.mark.parametrize(
@@ -208,14 +225,13 @@ def test_listing(
 def test_a_listing_that_is_none(answer: bytes) -> None:
     client = ready()
     client.list_messages()
-    client.receive(b"-ERR\r\n")
     with pytest.raises(RemoteProtocolError):
         client.receive(answer)
 
 
 def test_an_endless_listing_is_cut_short() -> None:
     client = ready()
-    client.list_messages()
+    client.survey()
     client.receive(b"+OK\r\n")
     line = b"1 " + b"u" * 2000 + b"\r\n"
     with pytest.raises(RemoteProtocolError):
@@ -328,7 +344,9 @@ def test_garbage_is_read_or_refused(pieces: list[bytes]) -> None:
 
     def run(step: int) -> tuple[list[Event], bytes]:
         client = ready()
+        client.survey()
         client.list_messages()
+        client.list_message(2)
         client.top(1)
         client.retrieve(1)
         client.delete(1)

@@ -56,13 +56,15 @@ async def test_everything_is_fetched_byte_for_byte_and_deleted(tmp_path: Path, c
 
 
 async def test_few_round_trips(tmp_path: Path) -> None:
-    """With PIPELINING: CAPA, AUTH, UIDL with LIST, then all of RETR before the first message is answered."""
+    """With PIPELINING: CAPA, AUTH, UIDL with STAT, then all of RETR before the first message is answered."""
     async with house(tmp_path) as home:
         provider = Pop3Provider(mails=mails(20))
         await home.fetch(provider)
         verbs = [c.split()[0] for c in provider.commands]
-        assert verbs[:4] == ["CAPA", "AUTH", "UIDL", "LIST"]
+        assert verbs[:4] == ["CAPA", "AUTH", "UIDL", "STAT"]
         assert verbs.count("RETR") == verbs.count("DELE") == 20
+        assert [c for c in provider.commands if c.startswith("RETR")] == [f"RETR {n}" for n in range(20, 0, -1)]
+        assert "LIST" not in verbs
         assert verbs[-1] == "QUIT"
 
 
@@ -145,7 +147,8 @@ async def test_keep_leaves_all_and_fetches_once(tmp_path: Path) -> None:
         assert report == JobReport()
         assert call.tally.fetched == 1
         assert len(provider.mails) == 4
-        assert home.inbox.messages == [message(i) for i in range(4)]
+        assert sorted(home.inbox.messages) == [message(i) for i in range(4)]
+        assert [c for c in provider.commands if c.startswith("LIST")] == ["LIST", "LIST 4"]
         assert not any(c.startswith("DELE") for c in provider.commands)
 
 
@@ -230,7 +233,7 @@ async def test_without_uidl(tmp_path: Path, top: bool) -> None:
             _, report = await home.fetch(provider)
             assert report == JobReport()
             home.restart()
-        assert home.inbox.messages == [message(i) for i in range(3)]
+        assert sorted(home.inbox.messages) == [message(i) for i in range(3)]
         retrieved = sum(c.startswith("RETR") for c in provider.commands)
         assert retrieved == (3 if top else 9)
         provider.mails["more"] = message(9)
@@ -349,7 +352,7 @@ async def test_changed_unique_ids_after_a_lost_quit(tmp_path: Path) -> None:
         provider.answer = lambda verb, argument: None
         _, report = await home.fetch(provider)
         assert report == JobReport()
-        assert home.inbox.messages == [*map(message, range(3)), message(9)]
+        assert sorted(home.inbox.messages) == [*map(message, range(3)), message(9)]
         assert provider.mails == {}
 
 
@@ -361,6 +364,16 @@ async def test_no_headers_are_asked_for_in_ordinary_calls(tmp_path: Path) -> Non
             await home.fetch(provider)
         assert len(home.inbox.messages) == 8
         assert not any(c.startswith("TOP") for c in provider.commands)
+
+
+async def test_what_is_recorded_of_a_message_is_its_own_size(tmp_path: Path) -> None:
+    """Though LIST was not asked: unique-ids that change in a later call are matched by it."""
+    async with house(tmp_path) as home:
+        want = {"a": message(0, 90), "b": message(1, 3000), "c": message(2, 600)}
+        provider = Pop3Provider(mails=dict(want), answer=lambda verb, argument: "drop" if verb == "QUIT" else None)
+        await home.fetch(provider)
+        assert not any(c.startswith("LIST") for c in provider.commands)
+        assert {uid: known.size for uid, known in home.record.known.items()} == {u: len(d) for u, d in want.items()}
 
 
 async def test_headers_are_asked_for_a_few_at_a_time(tmp_path: Path) -> None:
@@ -416,7 +429,7 @@ async def test_a_body_that_outgrows_the_room(tmp_path: Path, what: str, caplog: 
         _, report = await home.fetch(provider, unbuffered=True)
         assert report.left
         assert "no room for more of message b" in report.detail
-        assert home.inbox.messages == [message(0)]
+        assert home.inbox.messages == [message(2)]  # the newest first
         assert "1 messages" in caplog.text
         assert ("mailbox of hanako is full" in caplog.text) is (what == "quota")
         assert ("the disk is full" in caplog.text) is (what == "disk")
@@ -424,7 +437,7 @@ async def test_a_body_that_outgrows_the_room(tmp_path: Path, what: str, caplog: 
         # It does not stand in the way of the others again.
         _, report = await home.fetch(provider)
         assert report == JobReport()
-        assert home.inbox.messages == [message(0), message(2)]
+        assert home.inbox.messages == [message(2), message(0)]
         assert list(provider.mails) == ["b"]
         room = 8_000_000
         if what == "quota":
@@ -456,7 +469,7 @@ async def test_a_full_disk_leaves_mail_upstream(tmp_path: Path, caplog: pytest.L
         ({"AUTH": "-ERR [IN-USE] locked"}, True, "locked"),
         ({"AUTH": "drop"}, True, "closed the connection"),
         ({"UIDL": "drop"}, True, "closed the connection"),
-        ({"LIST": "-ERR not now"}, True, "not now"),
+        ({"STAT": "-ERR not now", "LIST": "-ERR not now"}, True, "not now"),
         ({"RETR": "drop"}, True, "closed the connection"),
         ({"DELE": "drop"}, True, "connection"),
         ({"QUIT": "-ERR some messages not deleted"}, True, "not deleted"),

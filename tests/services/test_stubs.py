@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+from dataclasses import replace
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from appliance.mail.stubs import Stubs, StubTerms, token_of
 from appliance.mail.upstream.stub import make_stub
 from fakes.fetching import House, house, message
 from fakes.imap import ALL, ImapProvider
-from fakes.provider import Pop3Provider
+from fakes.provider import Pop3Provider, run_job
 
 TERMS = StubTerms(limit=20_000, domain="harbour.example", hostname="harbour.harbour.example")
 Server = Pop3Provider | ImapProvider
@@ -188,6 +189,8 @@ async def test_other_unique_ids_leave_a_stub_its_address(tmp_path: Path, kind: s
         server = provider(kind, large(1), large(2))
         await fetched(home, server)
         tokens = [k.removeprefix("stub") for k, _ in home.inbox.delivered]
+        if kind == "pop3":  # the newest comes first
+            tokens.reverse()
         await stubs.ask(tokens[0], Ask.GET)
         if isinstance(server, Pop3Provider):
             server.mails = {f"other{uid}": data for uid, data in server.mails.items()}
@@ -270,3 +273,32 @@ def test_whatever_a_header_is_a_stub_is_made(head: bytes) -> None:
 )  # fmt: skip
 def test_token_addresses(local: str, what: object) -> None:
     assert token_of(local) == what
+
+
+async def test_what_no_call_can_carry_stays_upstream_by_pop3(tmp_path: Path, kind: str) -> None:
+    """By IMAP it comes over several calls."""
+    async with site(tmp_path, kind) as home:
+        use(home)
+        home.stubs = replace(TERMS, limit=1 << 30)
+        home.restart()
+        server = provider(kind, large())
+
+        async def short(call: OpenCall) -> JobReport:
+            call.longest_s = 60.0  # 57,600 bytes
+            return await home.job.run(call)
+
+        _, report = await run_job(short, {"pop": server})
+        assert report == JobReport()
+        if kind != "pop3":
+            assert home.inbox.messages == [large()]
+            return
+        token, _ = the_stub(home)
+        assert retrieved(server) == 0
+        await home.record.ask("u0", Ask.GET)
+        _, report = await run_job(short, {"pop": server})
+        assert isinstance(report, JobReport)
+        assert "more than a call of this line carries" in report.detail
+        assert retrieved(server) == 0
+        assert home.record.known["u0"].token == token
+        await home.fetch(server)  # a longer one
+        assert home.inbox.messages == [large()]

@@ -35,6 +35,7 @@ class LoginRefused(Exception):
 
 
 Event = TypeVar("Event")
+T = TypeVar("T")
 
 
 class Client(Protocol[Event]):
@@ -106,6 +107,17 @@ class FetchSession(Generic[Event]):
             raise SessionFailed(self._failure)
         self.kick()
         return events
+
+    async def one(self, kind: type[T]) -> T:
+        """The next event of this kind, as `some`."""
+        return (await self.some(kind, 1))[0]
+
+    async def some(self, kind: type[T], count: int) -> list[T]:
+        """The next `count` events of this kind; others are of no interest now. Raises SessionFailed."""
+        out: list[T] = []
+        while len(out) < count:
+            out += [event for event in await self.events() if isinstance(event, kind)]
+        return out
 
     async def close(self) -> None:
         await self._connection.close()

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -63,8 +63,6 @@ FIELDS: Final = ("MESSAGE-ID", "DATE")
 
 DAY: Final = timedelta(days=1)
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
@@ -75,6 +73,7 @@ class _Wanted:
     size: int
     have: int = 0
     total: int = 0
+    exact: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +110,9 @@ class ImapFetch:
         self._account, self._user, self._inbox, self._record, self._clock = account, user, inbox, record, clock
         self._session, self._call, self._name, self._memory = session, call, name, memory
         self._client, self._selected = session.client, session.selected
-        self._intake = Intake(account, user, inbox, record, call, name, memory, clock, stubs, lambda message, uid: None)
+        self._intake = Intake(
+            account, user, inbox, record, call, name, memory, clock, stubs, lambda message, uid: None, resumes=True
+        )
         self._asked: deque[_Asked] = deque()
         self._gone: list[str] = []  # another client deleted them
         self._next = 0
@@ -138,7 +139,7 @@ class ImapFetch:
                 return
             if self._client.can_compress and self._selected.exists:
                 self._client.compress()
-                await self._one(imap.Compressed)
+                await self._session.one(imap.Compressed)
             wanted = await self._decide()
             await self._make_stubs([m for m in wanted if self._intake.leaves(m)])
             await self._fetch([m for m in wanted if not self._intake.leaves(m)], nursery)
@@ -148,13 +149,6 @@ class ImapFetch:
             self.failure = self.failure or str(error)
         except OSError as error:
             self.failure = f"the disk failed: {error}"
-
-    async def _one(self, kind: type[T]) -> T:
-        """The next event of this kind; others are of no interest now."""
-        while True:
-            for event in await self._session.events():
-                if isinstance(event, kind):
-                    return event
 
     # ---- what is there
     def _unchanged(self) -> bool:
@@ -216,15 +210,15 @@ class ImapFetch:
         if not self._selected.exists:
             return []
         self._client.search_all()
-        return list((await self._one(imap.Found)).uids)
+        return list((await self._session.one(imap.Found)).uids)
 
     async def _sizes(self, uids: Sequence[int], *, arrivals: bool = False) -> list[imap.Listed]:
         out: list[imap.Listed] = []
         groups = [uids[i : i + LISTED_TOGETHER] for i in range(0, len(uids), LISTED_TOGETHER)]
         for group in groups:
             self._client.sizes(group, arrivals=arrivals)
-        for _ in groups:
-            out += (await self._one(imap.Listing)).messages
+        for listing in await self._session.some(imap.Listing, len(groups)):
+            out += listing.messages
         return out
 
     async def _since(self, left: Folder) -> Sequence[imap.Listed]:
@@ -232,7 +226,7 @@ class ImapFetch:
         messages: Sequence[imap.Listed] = ()
         if self._selected.uidnext != left.uidnext:
             self._client.sizes((), from_uid=left.uidnext)
-            listing = await self._one(imap.Listing)
+            listing = await self._session.one(imap.Listing)
             messages = [m for m in listing.messages if m.uid >= left.uidnext]  # `9:*` names the last one too
         if self._selected.exists != left.exists + len(messages):
             await self._forget_but(await self._all())
@@ -249,7 +243,7 @@ class ImapFetch:
             before = self._clock.now().wall - backlog_s
             # SINCE looks at the date alone, in whatever zone the server lives: two days more, then each one's time.
             self._client.search_since((datetime.fromtimestamp(before, UTC) - 2 * DAY).date())
-            candidates = await self._sizes((await self._one(imap.Found)).uids, arrivals=True)
+            candidates = await self._sizes((await self._session.one(imap.Found)).uids, arrivals=True)
             recent = [m for m in candidates if m.arrived is None or m.arrived >= before]
         new = {m.uid for m in recent}
         skipped = [Known(self._name_of(uid), KnownState.SKIPPED, 0) for uid in there if uid not in new]

@@ -63,13 +63,16 @@ DISK_S: Final = 30.0
 
 class Message(Protocol):
     """One that was asked for. `uid` is its name in the record, None where the server gave none; `size` in octets as
-    the server counts."""
+    the server counts, or where it is not `exact` (only of what has a `uid`) about so many."""
 
     @property
     def uid(self) -> str | None: ...
 
     @property
     def size(self) -> int: ...
+
+    @property
+    def exact(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +137,15 @@ class Intake:
         clock: Clock,
         stubs: StubTerms | None,
         on_kept: Callable[[Message, str], None],
+        *,
+        resumes: bool,
     ) -> None:
-        """`on_kept(message, uid)`: it is recorded as fetched, under `uid`."""
+        """`on_kept(message, uid)`: it is recorded as fetched, under `uid`. `resumes`: what a cut leaves of a large
+        message is gone on with."""
         self.failure = ""
         self._clock, self._stubs = clock, stubs
         self._account, self._user, self._inbox, self._record = account, user, inbox, record
-        self._call, self._name, self._memory, self._on_kept = call, name, memory, on_kept
+        self._call, self._name, self._memory, self._on_kept, self._resumes = call, name, memory, on_kept, resumes
         self._message: Message | None = None
         self._draft: Draft | None = None
         self._head = bytearray()
@@ -172,6 +178,10 @@ class Intake:
         self._coming += message.size
         return True
 
+    def room_for(self, size: int) -> bool:
+        """Whether so many bytes more would fit."""
+        return self._inbox.has_room(self._coming + size) and self._inbox.disk_has_room(self._coming + size - self._here)
+
     def no_longer(self, message: Message) -> None:
         """It will not come after all."""
         self._coming -= message.size
@@ -194,10 +204,18 @@ class Intake:
 
     # ---- a message that stays upstream
     def leaves(self, message: Message) -> bool:
-        """Whether it is so large that only a stub of it is wanted, or was cut too often."""
+        """Whether only a stub of it is wanted."""
         if self._stubs is None or message.uid is None or message.uid in self._record.asks:
             return False
-        return message.size > self._stubs.limit or self._memory.cuts.get(message.uid, 0) >= MAX_CUTS
+        return message.size > self._stubs.limit or bool(self.obstacle(message))
+
+    def obstacle(self, message: Message) -> str:
+        """Why it can't be expected to come whole, or ""."""
+        if self._memory.cuts.get(message.uid or "", 0) >= MAX_CUTS:
+            return f"the line dropped within it {MAX_CUTS} times"
+        if not self._resumes and message.size > self._call.capacity:
+            return f"its {message.size} bytes are more than a call of this line carries"
+        return ""
 
     def token(self, uid: str) -> str:
         return self.key(uid)[:TOKEN]
@@ -340,7 +358,8 @@ class Intake:
         else:
             replaces = stub_key(stub.token) if stub is not None else ""
             await self._inbox.deliver(draft, key=self.key(uid), replaces=replaces)
-            await self._record.add(Known(uid, KnownState.FETCHED, message.size, seen.digest))
+            size = message.size if message.exact else draft.size
+            await self._record.add(Known(uid, KnownState.FETCHED, size, seen.digest))
             self._call.count(fetched=1, user=self._user, size=draft.size)
             self._memory.upstream_bytes = max(0, self._memory.upstream_bytes - message.size)
             events.emit(events.FETCHED, account=self._name, uid=uid, user=self._user, size=draft.size)

@@ -8,12 +8,17 @@ that gives no unique-ids, or gave others to messages that may still be there, is
 told apart by Message-ID and size. Where it gives no headers either, the first fetch takes what is there to look at it:
 else nothing would tell old mail from new in later calls.
 
-LIST's sizes are the server's word only. When the room runs out within a message the connection is dropped: POP3 has no
+What is there UIDL and STAT say. LIST is asked for only where something depends on each message's size: an account that
+keeps its mail, a first fetch with a backlog, unique-ids that are missing or changed, a total that a limit may be in the
+way of. The newest come first.
+
+Sizes are the server's word only. When the room runs out within a message the connection is dropped: POP3 has no
 other way to end an answer, and it may have no end. The message is not asked for again before its true size has room.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -26,6 +31,7 @@ from appliance.mail.upstream.fetch_session import ANSWER_S, SessionFailed
 from appliance.mail.upstream.identity import HEAD, substitute_uid
 from appliance.mail.upstream.intake import STUB_LINES, Intake, Memory, Seen, finder
 from appliance.protocol import pop3_client as pop3
+from appliance.protocol.pop3_client import Listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -38,7 +44,6 @@ if TYPE_CHECKING:
     from appliance.mail.stubs import StubTerms
     from appliance.mail.upstream.intake import Message
     from appliance.mail.upstream.pop3_session import Pop3Session
-    from appliance.protocol.pop3_client import Listed
 
 __all__ = ["HEADERS_ASKED", "QUIT_S", "WINDOW", "Pop3Fetch"]
 
@@ -55,7 +60,7 @@ the slowest line."""
 
 
 class Pop3Fetch:
-    """`_asked`: the messages whose RETR is out, in order."""
+    """`_asked`: the messages whose RETR is out, in order; `_most`: bytes above which a message stays upstream."""
 
     def __init__(
         self,
@@ -75,7 +80,10 @@ class Pop3Fetch:
         self._account, self._user, self._inbox, self._record, self._clock = account, user, inbox, record, clock
         self._session, self._call, self._name, self._memory = session, call, name, memory
         self._client = session.client
-        self._intake = Intake(account, user, inbox, record, call, name, memory, clock, stubs, self._on_kept)
+        self._most = stubs.limit if stubs is not None else math.inf
+        self._intake = Intake(
+            account, user, inbox, record, call, name, memory, clock, stubs, self._on_kept, resumes=False
+        )
         self._asked: deque[Listed] = deque()
         self._deleting: dict[int, str] = {}  # number -> unique-id
 
@@ -94,7 +102,7 @@ class Pop3Fetch:
 
     async def _converse(self, nursery: trio.Nursery) -> None:
         try:
-            wanted = await self._decide(await self._list())
+            wanted = self._possible(await self._decide(await self._list()))
             await self._make_stubs([m for m in wanted if self._intake.leaves(m)])
             await self._fetch([m for m in wanted if not self._intake.leaves(m)], nursery)
             if not self._intake.failure:
@@ -106,11 +114,44 @@ class Pop3Fetch:
 
     # ---- what is there
     async def _list(self) -> tuple[Listed, ...]:
+        self._client.survey()
+        survey = await self._session.one(pop3.Survey)
+        uids, known = survey.uids, self._record.known
+        if uids is None or len(uids) != survey.count or self._all_changed(uids.values()):
+            return await self._list_all()
+        there = {n: Listed(n, known[uid].size, uid) for n, uid in uids.items() if uid in known}
+        new = [n for n in uids if n not in there]
+        if new and self._needs_sizes(survey, there.values()):
+            if 2 * len(new) > len(uids):
+                return await self._list_all()
+            for n in new:
+                self._client.list_message(n)
+            for listing in await self._session.some(pop3.Listing, len(new)):
+                there |= {m.number: m for m in listing.messages}
+        else:
+            share = math.ceil(_new_octets(survey, there.values()) / max(1, len(new)))
+            there |= {n: Listed(n, share, uids[n], exact=False) for n in new}
+        return tuple(there[n] for n in sorted(there))
+
+    async def _list_all(self) -> tuple[Listed, ...]:
         self._client.list_messages()
-        while True:
-            for event in await self._session.events():
-                if isinstance(event, pop3.Listing):
-                    return event.messages
+        return (await self._session.one(pop3.Listing)).messages
+
+    def _needs_sizes(self, survey: pop3.Survey, known: Iterable[Listed]) -> bool:
+        """Whether it matters how large each new message is."""
+        if survey.octets is None or self._account.keep or self._memory.outgrown:
+            return True
+        if self._record.first_fetch is None and self._account.backlog_s is not None:
+            return True
+        total = _new_octets(survey, known)
+        return total > min(self._most, self._call.capacity) or not self._intake.room_for(total)
+
+    def _all_changed(self, uids: Iterable[str | None]) -> bool:
+        """Whether none of the messages that may still be there is listed, but others are: the server may have given
+        them new unique-ids."""
+        stay = self._record.known.keys() - self._memory.deleted
+        listed = set(uids)
+        return bool(stay and listed) and not listed & stay
 
     async def _look_at(self, messages: Iterable[Listed], ask: Callable[[int], None]) -> dict[int, Seen]:
         """Number -> what its header says, of those that the server gives. `ask` is the client's `top` or `retrieve`."""
@@ -184,7 +225,17 @@ class Pop3Fetch:
         size = self._memory.upstream_bytes = sum(m.size for m in wanted if not self._intake.leaves(m))
         if wanted:
             self._call.show(f"{self._name}: {len(wanted)} new, {size} bytes")
-        return wanted
+        return sorted(wanted, key=lambda m: -m.number)
+
+    def _possible(self, wanted: list[Listed]) -> list[Listed]:
+        """Without those that were asked for and can't come whole."""
+        out = []
+        for m in wanted:
+            if m.uid in self._record.asks and (why := self._intake.obstacle(m)):
+                self.not_given.append(f"message {m.number} ({m.uid}) stays upstream: {why}")
+            else:
+                out.append(m)
+        return out
 
     async def _backlog(self, messages: tuple[Listed, ...], headers: dict[int, Seen]) -> list[Known]:
         """What is older than `backlog` at the first fetch. What has no date that can be read counts as newer."""
@@ -204,10 +255,9 @@ class Pop3Fetch:
         ]
 
     async def _match_changed(self, messages: tuple[Listed, ...], headers: dict[int, Seen]) -> None:
-        """Where none of the messages that may still be there is listed, but others are, the server may have given
-        them new unique-ids: those with a known Message-ID and size are recorded under the new one."""
-        stay = self._record.known.keys() - self._memory.deleted
-        if not stay or {m.uid for m in messages} & stay:
+        """Where the server may have given messages new unique-ids, those with a known Message-ID and size are recorded
+        under the new one."""
+        if not self._all_changed(m.uid for m in messages):
             return
         headers |= await self._headers(m for m in messages if m.number not in headers)
         find = finder(self._record, self._memory.deleted)
@@ -302,3 +352,8 @@ class Pop3Fetch:
         for uid in self._deleting.values():
             if self._record.asks.get(uid) is Ask.DELETE:
                 events.emit(events.DELETED_UPSTREAM, account=self._name, uid=uid, user=self._user)
+
+
+def _new_octets(survey: pop3.Survey, known: Iterable[Listed]) -> int:
+    """Of what is there and not known, all together."""
+    return max(0, (survey.octets or 0) - sum(m.size for m in known))
