@@ -160,9 +160,12 @@ NOT_THE_STATE = (
     "appliance.modem.port",
     "appliance.relay.circuits",
     "appliance.modem.ppp_helper",
+    "appliance.host.leds",
+    "appliance.host.button",
 )
 """The door itself; the laboratory, whose files are not the appliance's; a serial port and sockets, which are no files;
-pppd's root helper, which hands it its options in memory and sets two switches of the kernel."""
+pppd's root helper, which hands it its options in memory and sets two switches of the kernel; the files of LEDs in
+/sys, which are the kernel's; the board's button, which is only read."""
 
 
 def file_writes(tree: Sources) -> list[str]:

@@ -47,6 +47,8 @@ class FirewallPart:
         self._house = house
         self._guard: Guard | None = None
         self._loaded = False
+        self.device = ""
+        """Of the call that is up, for the LED that flickers with its bytes."""
 
     def slice(self, config: Config) -> tuple[object, ...] | None:
         rules = rules_of(config)
@@ -90,6 +92,7 @@ class FirewallPart:
         return self._guard.lacks if self._guard is not None else "the firewall is not in force"
 
     async def open(self, device: str, dns: Sequence[str]) -> None:
+        self.device = device
         if self._guard is None or not device:
             return
         from appliance.network.netlink import open_way
@@ -104,6 +107,7 @@ class FirewallPart:
                 await trio.to_thread.run_sync(functools.partial(open_way, device, lan, chrony))
 
     async def close(self) -> None:
+        self.device = ""
         if self._guard is None:
             return
         from appliance.network.netlink import close_way

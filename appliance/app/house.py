@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from appliance import __version__, events
+from appliance.app.board import BoardPart
 from appliance.app.configuration import Configuration
 from appliance.app.firewall import FirewallPart
 from appliance.app.lan import Pop3Part, SmtpPart
@@ -73,6 +74,8 @@ class House:
     limits: ClientLimits = field(init=False)
     started: Mark = field(init=False)
     parts: tuple[Part, ...] = field(init=False)
+    refused: bool = False
+    """Whether the last changed configuration was not taken over."""
     _tasks: trio.Nursery = field(init=False)
     _reloading: trio.Lock = field(default_factory=trio.Lock)
     _replacing_late: trio.Lock = field(default_factory=trio.Lock)
@@ -84,7 +87,7 @@ class House:
         self.firewall = FirewallPart(self)
         # The firewall first: no interface is up without it.
         lan = (self.firewall, InterfacesPart(self), DnsmasqPart(self), SmtpPart(self), Pop3Part(self))
-        self.parts = (*lan, self.clock, self.relay, CallerPart(self), NoticesPart(self))
+        self.parts = (*lan, self.clock, self.relay, CallerPart(self), NoticesPart(self), BoardPart(self))
 
     @property
     def caller_or_none(self) -> Caller | None:
@@ -177,7 +180,9 @@ class House:
             try:
                 late = await self._take_over(await self._read_again())
                 told.append("")
+                self.refused = False
             except _NotTaken as refused:
+                self.refused = True
                 events.emit(refused.event, **refused.fields)
                 told.append(refused.event.text.format(**refused.fields))
             notify(READY="1")

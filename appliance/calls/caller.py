@@ -259,6 +259,19 @@ class Caller:
         return cycle.entry.tally
 
     @property
+    def line_state(self) -> LineState:
+        """As `status` shows it."""
+        return self._cycle.state if self._cycle is not None else self._shown.state
+
+    @property
+    def no_money(self) -> bool:
+        """Whether something waits for a call that the budget does not allow now."""
+        prospect, times = self._prospect(), self._times()
+        if self._under_way is not None or not (prospect.messages or prospect.bulk_messages):
+            return False
+        return affordable(self._settings, prospect, self._ledger.summary(), times)[0] != times.now.wall
+
+    @property
     def stalled(self) -> bool:
         """Whether the next look, or the end of the call that is up, is overdue: this service makes no progress."""
         if self._ended or self._looked is None:

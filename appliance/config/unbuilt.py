@@ -33,5 +33,3 @@ def _all(config: Config) -> Iterator[Found]:
     yield ("alerts", "every"), config.alerts.every_s is not None, "sending alerts"
     yield ("console", "password"), config.console.password, "the console"
     yield ("console", "ssh"), config.console.ssh, "the console over ssh"
-    for key in ("power", "line", "mail", "fault"):
-        yield ("leds", key), getattr(config.leds, key), "showing the state on LEDs"

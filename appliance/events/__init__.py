@@ -5,6 +5,7 @@ outside (modem, caller ID, SMTP, DNS, a peer) passes `clean` on its way. Passwor
 themselves stand in the modules here, by what they tell of, and are all names of this package.
 """
 
+from appliance.events.board import *  # noqa: F403
 from appliance.events.call import *  # noqa: F403
 from appliance.events.event import Event as Event
 from appliance.events.event import emit as emit

@@ -65,7 +65,11 @@ class Unit:
 
     async def stop(self) -> str:
         """-> "", or why it still runs."""
-        return await self._change("StopUnit", until="inactive")
+        return await self._change("StopUnit", until="inactive", even_failed=True)
+
+    async def run_once(self) -> str:
+        """One that does its work and ends; -> "", or why it failed."""
+        return await self._change("StartUnit", until="inactive", even_failed=False)
 
     async def wait_ended(self) -> str:
         """Until it runs no more, with the reason."""
@@ -78,14 +82,14 @@ class Unit:
             if state in ("failed", "inactive"):
                 return f"{self.name} is {state}"
 
-    async def _change(self, method: str, *, until: str) -> str:
+    async def _change(self, method: str, *, until: str, even_failed: bool = False) -> str:
         async def change(router: DBusRouter) -> str:
             (job,) = await _ask(router, PATH, "Manager", method, "ss", (self.name, "replace"))
             with trio.move_on_after(CHANGE_S):
                 await _wait_done(router, job)
                 state = await look(router)
                 failed = f"{self.name} is {state}: see `journalctl -u {self.name}`"
-                return "" if state == until or (state == "failed" and until == "inactive") else failed
+                return "" if state == until or (state == "failed" and even_failed) else failed
             return f"{self.name} is not {until} after {CHANGE_S:g} s"
 
         look = self._property("ActiveState")

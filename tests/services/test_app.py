@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from appliance import __version__
-from appliance.app import Core, House, lan
+from appliance.app import Core, House, board, lan
 from appliance.config.load import load
 from appliance.control.client import ask
 from appliance.protocol.control import SOCKET_NAME
@@ -188,6 +188,40 @@ async def test_status_has_the_keys_of_the_contract(running: Running) -> None:
     listeners = {"smtp": [f"127.0.0.1:{running.smtp}"], "pop3": [f"127.0.0.1:{running.pop3}"], "relay": []}
     assert status["listeners"] == listeners
     assert status["queue"]["oldest_s"] is None
+
+
+async def test_leds_follow_the_house(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = running.root / "leds"
+    for name in ("p", "m", "f"):
+        (folder / name).mkdir(parents=True)
+        for file, text in (("max_brightness", "1"), ("brightness", "0"), ("trigger", "none"), ("pattern", "")):
+            (folder / name / file).write_text(text)
+        (folder / name / "trigger").write_text("none pattern")
+
+    async def lit(name: str, text: str, file: str = "brightness") -> None:
+        with trio.fail_after(WAIT):
+            while not (folder / name / file).read_text().startswith(text):
+                await trio.sleep(0.02)
+
+    monkeypatch.setattr(board, "LEDS_FOLDER", folder)
+    monkeypatch.setattr(board, "LOOK_S", 0.05)
+    await running.reload(rest=LINE + '[schedule]\nurgent = false\n[leds]\npower = "p"\nmail = "m"\nfault = "f"\n')
+    await lit("p", "1")
+    await lit("m", "0")
+    client = await running.connect()
+    await client.login("hanako")
+    for line in ("MAIL FROM:<hanako@harbour.example>", "RCPT TO:<a@far.example>", "DATA"):
+        await client.say(line)
+    await client.say("Subject: x\r\n\r\nx\r\n.")
+    await lit("m", "1")
+    for name in ("p", "m", "f"):
+        (folder / name / "trigger").write_text("none pattern")
+    running.file.write_text("broken")
+    await running.hup()
+    await lit("f", "1 200", "pattern")
+    await running.reload()  # without LEDs: they are not left as they were
+    await lit("p", "0")
+    await lit("m", "0")
 
 
 async def test_files_and_folders(running: Running) -> None:

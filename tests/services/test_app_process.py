@@ -154,9 +154,9 @@ def test_a_state_that_can_t_be_used(file: Path) -> None:
 
 
 def test_what_is_not_built_yet(file: Path) -> None:
-    file.write_text(file.read_text() + '[leds]\npower = "a"\n')
+    file.write_text(file.read_text() + "[console]\nssh = true\n")
     done = posthouse(file, "run")
-    assert (done.returncode, done.stderr) == (2, "leds.power: showing the state on LEDs is not built yet\n")
+    assert (done.returncode, done.stderr) == (2, "console.ssh: the console over ssh is not built yet\n")
 
 
 @pytest.mark.parametrize(

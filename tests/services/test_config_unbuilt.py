@@ -22,14 +22,11 @@ UNBUILT = [
     ),
     (f'[console]\npassword = "{HASH}"\nssh = true',
      ["console.password: the console", "console.ssh: the console over ssh"]),
-    (
-        '[leds]\npower = "a"\nline = "b"\nmail = "c"\nfault = "d"',
-        [f"leds.{key}: showing the state on LEDs" for key in ("power", "line", "mail", "fault")],
-    ),
 ]  # fmt: skip
 
 BUILT = [
     "",
+    '[leds]\npower = "a"\nline = "b"\nmail = "c"\nfault = "d"',
     '[[interface]]\nname = "lan"\ndevice = "br"\nports = ["e0"]\naddresses = ["10.0.0.1/24"]\ndhcp = true\nmtu = 1400\n'
     'routes = ["10.0.0.0/8 via 10.0.0.9"]\n[[interface]]\nname = "lan2"\ndevice = "e1"\naddresses = ["10.1.0.1/24"]\n'
     'dhcp_pool = "10.1.0.2-10.1.0.3"',

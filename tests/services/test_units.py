@@ -120,6 +120,15 @@ async def test_stop(systemd: FakeSystemd, states: list[str]) -> None:
     assert systemd.asked == [("StopUnit", NAME, "replace")]
 
 
+@pytest.mark.parametrize(
+    ("state", "why"), [("inactive", ""), ("failed", f"{NAME} is failed: see `journalctl -u {NAME}`")]
+)
+async def test_one_that_does_its_work_and_ends(systemd: FakeSystemd, state: str, why: str) -> None:
+    systemd.states[NAME] = [state]
+    assert await Unit(NAME).run_once() == why
+    assert systemd.asked == [("StartUnit", NAME, "replace")]
+
+
 @pytest.mark.parametrize("state", ["failed", "inactive", "activating"])
 async def test_one_that_fails(systemd: FakeSystemd, state: str) -> None:
     systemd.states[NAME] = [state]
