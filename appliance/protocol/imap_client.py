@@ -1,14 +1,14 @@
 """The client's side of IMAP, sans-IO: RFC 3501 and 9051 as far as fetching and deleting mail goes, with SASL-IR (4959),
-LITERAL+ and LITERAL- (7888), UIDPLUS (4315), COMPRESS=DEFLATE (4978), CONDSTORE (7162), ESEARCH (4731).
+LITERAL+ and LITERAL- (7888), UIDPLUS (4315), COMPRESS=DEFLATE (4978), CONDSTORE and VANISHED (7162), ESEARCH (4731).
 
 It owns the state of one connection: what was asked, and what each answer means. It knows nothing of sockets, deadlines,
 mailboxes or which messages are wanted.
 
 Rules.
 1. A command is answered when its tag comes back (RFC 3501 §2.2.2); what is untagged before it belongs to the oldest
-   command that asks for such a thing. Searches are asked one at a time (§5.5).
+   command that asks for such a thing. Searches are asked one at a time (§5.5), but where ESEARCH names them.
 2. Up to the login each command waits for the answer before it; so do SELECT, which decides what is asked, and COMPRESS,
-   behind which the bytes change (RFC 4978 §3). All else goes out at once.
+   behind which the bytes change (RFC 4978 §3). All else goes out at once, ENABLE in front of SELECT.
 3. Only UIDs are used, and only BODY.PEEK, which marks nothing as read (RFC 3501 §6.4.5).
 4. The body of a message goes out as it comes, never held as a whole.
 5. Nothing is expunged without UIDPLUS: a plain EXPUNGE takes what others have marked, too (RFC 4315 §2.1).
@@ -26,21 +26,20 @@ Rules.
 | FETCH of sizes      | FETCH                              | `Listing`                       | `Listing` of what came |
 | FETCH of headers    | FETCH: `Header`                    | `Header` without data: the rest | as OK                  |
 | FETCH of bodies     | `BodyBegin`, `BodyData`, `BodyEnd` | `Fetched`                       | `Fetched`, not done    |
-| STORE, UID EXPUNGE  | EXPUNGE                            | `Deleted`                       | `Deleted`, not done    |
+| STORE, UID EXPUNGE  | EXPUNGE, VANISHED                  | `Deleted`                       | `Deleted`, not done    |
 | LOGOUT              | BYE                                | `Closed`                        | `Closed`               |
 """
 
 from __future__ import annotations
 
-import base64
 import re
-import zlib
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from appliance.protocol import imap_events as ev
 from appliance.protocol.errors import LocalProtocolError, RemoteProtocolError
-from appliance.protocol.imap_command import ALONE, Ask, Command, compose
+from appliance.protocol.imap_command import ALONE, Ask, Command, compose, plain_login
+from appliance.protocol.imap_compression import Compression
 from appliance.protocol.imap_lexer import (
     Continuation,
     Data,
@@ -72,9 +71,6 @@ __all__ = ["HEADER_BYTES", "ImapClient"]
 HEADER_BYTES: Final = 128 * 1024
 """Of a header no more is asked for."""
 
-INFLATE: Final = 64 * 1024
-"""Bytes that are inflated at once: what is small may grow a thousandfold."""
-
 _TEMPORARY: Final = frozenset({"UNAVAILABLE", "INUSE", "IN-USE", "LIMIT", "SERVERBUG", "CONTACTADMIN"})  # RFC 5530 §3
 _HEAD: Final = re.compile(r"(?i)BODY\[(?:HEADER|TEXT)")
 _KEY: Final = re.compile(r"(?i)BODY\[([^\]]*)\](?:<([0-9]+)>)?")
@@ -101,18 +97,22 @@ class ImapClient:
         self._selecting: dict[str, int] = {}
         self._uid_of: dict[int, int] = {}  # sequence number -> UID, for servers that name a UID behind its body
         self._body: tuple[Command, int] | None = None  # the message that is coming
-        self._deflate: zlib._Compress | None = None
-        self._inflate: zlib._Decompress | None = None
+        self._compression: Compression | None = None
 
     # ---- facts
     @property
     def can_compress(self) -> bool:
-        return "COMPRESS=DEFLATE" in self.capabilities and self._deflate is None
+        return "COMPRESS=DEFLATE" in self.capabilities and self._compression is None
 
     @property
     def expunges(self) -> bool:
         """Whether `delete` makes messages go, and does not merely mark them."""
         return "UIDPLUS" in self.capabilities or "IMAP4REV2" in self.capabilities
+
+    @property
+    def searches_at_once(self) -> bool:
+        """Whether answers to searches say whose they are (RFC 4731)."""
+        return "ESEARCH" in self.capabilities or "IMAP4REV2" in self.capabilities
 
     @property
     def awaiting(self) -> bool:
@@ -128,9 +128,7 @@ class ImapClient:
         """What is to go out now; it is handed over once."""
         out = bytes(self._out)
         self._out.clear()
-        if out and self._deflate is not None:
-            return self._deflate.compress(out) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
-        return out
+        return self._compression.pack(out) if out and self._compression is not None else out
 
     # ---- commands, once Ready
     def select(self, folder: str, *, read_only: bool = False) -> None:
@@ -140,18 +138,21 @@ class ImapClient:
         self.exists = 0
         verb = "EXAMINE" if read_only else "SELECT"
         parameter = " (CONDSTORE)" if "CONDSTORE" in self.capabilities else ""
+        if "QRESYNC" in self.capabilities and not read_only:  # VANISHED, one line for all that is expunged
+            self._command(Ask.ENABLE, "ENABLE QRESYNC")
+            parameter = ""
         self._command(Ask.SELECT, f"{verb} ", folder_name(folder), parameter)
 
     def compress(self) -> None:
         """COMPRESS DEFLATE; answered by `Compressed`. Nothing else may be under way."""
         self._command(Ask.COMPRESS, "COMPRESS DEFLATE")
 
-    def search_all(self) -> None:
-        """Every UID that is there; answered by `Found`."""
-        if "ESEARCH" in self.capabilities or "IMAP4REV2" in self.capabilities:
-            self._command(Ask.SEARCH, "UID SEARCH RETURN (ALL) ALL")
-        else:
-            self._command(Ask.SEARCH, "UID SEARCH ALL")
+    def search(self, *, larger_than: int = 0) -> None:
+        """Every UID that is there, of messages with more octets than that; answered by `Found`. Only where
+        `searches_at_once` holds may others be unanswered."""
+        which = f"LARGER {larger_than}" if larger_than else "ALL"
+        command = self._command(Ask.SEARCH, f"UID SEARCH {'RETURN (ALL) ' if self.searches_at_once else ''}{which}")
+        command.whole_folder = not larger_than
 
     def search_since(self, day: date) -> None:
         """Those that came there on that day or later, in the server's own time; answered by `Found`."""
@@ -234,7 +235,7 @@ class ImapClient:
         while self._commands and self._writing is None and not any(c.ask in ALONE for c in self._asked.values()):
             first = self._commands[0].ask
             before = {c.ask for c in self._asked.values()}
-            if first in ALONE and before and not (first is Ask.SELECT and before == {Ask.CAPABILITY}):
+            if first in ALONE and before and not (first is Ask.SELECT and before <= {Ask.CAPABILITY, Ask.ENABLE}):
                 return
             command = self._commands.popleft()
             self._number += 1
@@ -259,7 +260,7 @@ class ImapClient:
             return [ev.Closed(self._quitting and self._bye, "the server closed the connection")]
         events: list[ev.Event] = []
         try:
-            for piece in self._inflated(data) if self._inflate is not None else (data,):
+            for piece in self._compression.unpack(data) if self._compression is not None else (data,):
                 self._lexer.feed(piece)
                 while not self._over and (item := self._lexer.next()) is not None:
                     events += self._on_item(item)
@@ -271,15 +272,6 @@ class ImapClient:
         if not self._over:
             self._pump()
         return events
-
-    def _inflated(self, data: bytes) -> Iterator[bytes]:
-        assert self._inflate is not None
-        try:
-            while data:
-                yield self._inflate.decompress(data, INFLATE)
-                data = self._inflate.unconsumed_tail
-        except zlib.error as error:
-            raise RemoteProtocolError(f"what came is not compressed as it should be: {error}") from error
 
     def _on_item(self, item: Item) -> Iterator[ev.Event]:
         match item:
@@ -357,18 +349,30 @@ class ImapClient:
             self._capable([v for v in values[1:] if isinstance(v, str)])
         elif first == "SEARCH" and (command := self._first(Ask.SEARCH)):
             command.found.update(n for v in values[1:] if (n := number_of(v)))
-        elif first == "ESEARCH" and (command := self._first(Ask.SEARCH)):
+        elif first == "ESEARCH" and (command := self._searching(values[1:2])):
             words = [v if isinstance(v, str) else "" for v in values]
             if "ALL" in words[:-1]:
                 command.found.update(read_set(words[words.index("ALL") + 1]))
+            if command.whole_folder:
+                self._uid_of = dict(enumerate(sorted(command.found), 1))
         elif second == "EXISTS":
             self.exists = number_of(values[0])
         elif second == "EXPUNGE":
             gone = number_of(values[0])
             self.exists = max(0, self.exists - 1)
             self._uid_of = {n - (n > gone): uid for n, uid in self._uid_of.items() if n != gone}
+        elif first == "VANISHED" and second:  # without a list, (EARLIER), before the set (RFC 7162 §3.2.10)
+            self.exists = max(0, self.exists - len(read_set(second)))
+            self._uid_of.clear()
         elif second == "FETCH":
             yield from self._on_fetch(values)
+
+    def _searching(self, correlator: list[Value]) -> Command | None:
+        """The search that an ESEARCH response is of: (TAG "A3"), which old servers leave out."""
+        match correlator:
+            case [[str(), bytes() as tag]]:
+                return self._asked.get(tag.decode("ascii", "replace"))
+        return self._first(Ask.SEARCH)
 
     def _first(self, ask: Ask) -> Command | None:
         return next((c for c in self._asked.values() if c.ask is ask), None)
@@ -471,30 +475,21 @@ class ImapClient:
             else:
                 self._queue(Ask.STARTTLS, "STARTTLS")
         elif "AUTH=PLAIN" in self.capabilities:
-            response = base64.b64encode(f"\0{self._login}\0{self._password}".encode()).decode()
-            if "SASL-IR" in self.capabilities:
-                self._ask_login(f"AUTHENTICATE PLAIN {response}")
-            else:
-                self._commands.append(
-                    Command(Ask.LOGIN, deque([b"AUTHENTICATE PLAIN\r\n", f"{response}\r\n".encode()]))
-                )
-                self.capabilities = frozenset()
-                self._pump()
+            self._ask_login(plain_login(self._login, self._password, self.capabilities))
         elif "LOGINDISABLED" in self.capabilities:
             yield from self._refuse("the server takes no login here (LOGINDISABLED)", permanent=True)
         else:
-            self._ask_login("LOGIN ", self._login, " ", self._password)
+            self._ask_login(compose(("LOGIN ", self._login, " ", self._password), self.capabilities))
 
-    def _ask_login(self, *parts: str) -> None:
-        self._queue(Ask.LOGIN, *parts)
+    def _ask_login(self, pieces: deque[bytes]) -> None:
+        self._commands.append(Command(Ask.LOGIN, pieces))
         # What is offered behind the login is another list (RFC 3501 §6.2.3); asked for where the answer has none.
         self.capabilities = frozenset()
+        self._pump()
 
     def _begin_compressing(self) -> None:
-        """From behind the answer's line on, both ways (RFC 4978 §3). Raw deflate, without zlib's header."""
-        self._deflate = zlib.compressobj(level=9, wbits=-15)
-        self._inflate = zlib.decompressobj(wbits=-15)
+        """From behind the answer's line on, both ways (RFC 4978 §3)."""
+        self._compression = Compression()
         rest = self._lexer.take_rest()
-        if rest:
-            for piece in self._inflated(rest):
-                self._lexer.feed(piece)
+        for piece in self._compression.unpack(rest):
+            self._lexer.feed(piece)

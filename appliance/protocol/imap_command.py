@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from appliance.protocol.imap_events import Listed
 
-__all__ = ["ALONE", "Ask", "Command", "compose"]
+__all__ = ["ALONE", "Ask", "Command", "compose", "plain_login"]
 
 LITERAL_MINUS: Final = 4096
 """The longest literal that goes out without being asked for under LITERAL- (RFC 7888 §5)."""
@@ -24,6 +25,7 @@ class Ask(StrEnum):
     CAPABILITY = "CAPABILITY"
     STARTTLS = "STARTTLS"
     LOGIN = "the login"
+    ENABLE = "ENABLE"
     SELECT = "SELECT"
     COMPRESS = "COMPRESS"
     SEARCH = "SEARCH"
@@ -40,7 +42,8 @@ ALONE: Final = frozenset({Ask.STARTTLS, Ask.LOGIN, Ask.SELECT, Ask.COMPRESS})
 
 @dataclass(slots=True, eq=False)
 class Command:
-    """`pieces` go out one by one, each but the first when the server says +. `uids`: those asked for and not come."""
+    """`pieces` go out one by one, each but the first when the server says +. `uids`: those asked for and not come;
+    `whole_folder`: what is found is every message, in the order of their sequence numbers."""
 
     ask: Ask
     pieces: deque[bytes]
@@ -49,6 +52,7 @@ class Command:
     all_uids: tuple[int, ...] = ()
     listed: dict[int, Listed] = field(default_factory=dict)
     found: set[int] = field(default_factory=set)
+    whole_folder: bool = False
     failed: str = ""
 
 
@@ -71,3 +75,11 @@ def compose(parts: Sequence[str], capabilities: Collection[str]) -> deque[bytes]
                 pieces.append(data)
     pieces[-1] += b"\r\n"
     return pieces
+
+
+def plain_login(login: str, password: str, capabilities: Collection[str]) -> deque[bytes]:
+    """AUTHENTICATE PLAIN (RFC 4616), in one piece where the server takes that (RFC 4959)."""
+    response = base64.b64encode(f"\0{login}\0{password}".encode()) + b"\r\n"
+    if "SASL-IR" in capabilities:
+        return deque([b"AUTHENTICATE PLAIN " + response])
+    return deque([b"AUTHENTICATE PLAIN\r\n", response])

@@ -68,12 +68,13 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One message, its size in octets as the server counts, and when it came there, Unix seconds (None: not asked, or
-    not to be read)."""
+    """One message, its size in octets as the server counts (about so many where it is not `exact`), and when it came
+    there, Unix seconds (None: not asked, or not to be read)."""
 
     uid: int
     size: int
     arrived: float | None = None
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ import trio
 
 from fakes.provider import Cut, Provider, Wire
 
-ALL = ("IMAP4rev1", "SASL-IR", "AUTH=PLAIN", "LITERAL-", "UIDPLUS", "COMPRESS=DEFLATE", "CONDSTORE", "ESEARCH")
+ALL = ("IMAP4rev1", "SASL-IR", "AUTH=PLAIN", "LITERAL-", "UIDPLUS", "COMPRESS=DEFLATE", "CONDSTORE", "ESEARCH",
+       "ENABLE", "QRESYNC")  # fmt: skip
 
 
 class _Deflated(trio.abc.Stream):
@@ -73,6 +74,7 @@ class ImapProvider(Provider):
     async def session(self, wire: Wire) -> None:
         secure = self.tls is not None and not self.starttls
         open_folder = self.mails
+        qresync = False
         self.point("connected")
         wire.say(self.answer("CONNECT", "") or f"* OK [CAPABILITY {self._caps(secure=secure, login=False)}] ready")
         self.point("greeted")
@@ -103,6 +105,9 @@ class ImapProvider(Provider):
                     done = f"OK [CAPABILITY {self._caps(secure=secure, login=True)}] logged in"
             elif verb == "LOGIN":
                 done = f"OK [CAPABILITY {self._caps(secure=secure, login=True)}] logged in"
+            elif verb == "ENABLE":
+                qresync = argument == "QRESYNC"
+                wire.say(f"* ENABLED {argument}")
             elif verb in ("SELECT", "EXAMINE"):
                 name = argument.removesuffix(" (CONDSTORE)").strip('"')
                 open_folder = self.mails if name == "INBOX" else self.folders.get(name, {})
@@ -110,7 +115,7 @@ class ImapProvider(Provider):
                 wire.say(f"* OK [UIDVALIDITY {self.uidvalidity}] UIDs valid")
                 if self.uidnext:
                     wire.say(f"* OK [UIDNEXT {self.uidnext}] Predicted next UID")
-                if argument.endswith("(CONDSTORE)"):
+                if qresync or argument.endswith("(CONDSTORE)"):
                     wire.say(f"* OK [HIGHESTMODSEQ {self.modseq}] Highest")
                 done = f"OK [READ-{'ONLY' if verb == 'EXAMINE' else 'WRITE'}] {verb} done"
             elif verb == "SEARCH":
@@ -120,12 +125,15 @@ class ImapProvider(Provider):
             elif verb == "STORE":
                 self.marked |= set(self._uids(argument.split()[0], open_folder))
             elif verb == "EXPUNGE":
-                for uid in self._uids(argument, open_folder):
-                    if uid in self.marked:
+                going = [uid for uid in self._uids(argument, open_folder) if uid in self.marked]
+                if qresync and going:
+                    wire.say(f"* VANISHED {','.join(map(str, going))}")
+                for uid in going:
+                    if not qresync:
                         wire.say(f"* {sorted(open_folder).index(uid) + 1} EXPUNGE")
-                        del open_folder[uid]
-                        self.marked.discard(uid)
-                        self.modseq += 1
+                    del open_folder[uid]
+                    self.marked.discard(uid)
+                    self.modseq += 1
                 self.point("expunged")
             elif verb == "LOGOUT":
                 wire.say("* BYE bye")
@@ -157,6 +165,8 @@ class ImapProvider(Provider):
         if " MESSAGE-ID " in f" {argument}":
             wanted = argument.rpartition("MESSAGE-ID ")[2].strip('"').encode()
             found = [uid for uid in found if wanted in folder[uid]]
+        if larger := re.search(r"LARGER (\d+)", argument):
+            found = [uid for uid in found if len(folder[uid]) > int(larger[1])]
         if argument.startswith("RETURN"):
             wire.say(f'* ESEARCH (TAG "{tag}") UID' + (f" ALL {','.join(map(str, found))}" if found else ""))
         else:

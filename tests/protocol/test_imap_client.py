@@ -107,11 +107,26 @@ def ready(feed: Feed = whole) -> ImapClient:
 
 def selected(feed: Feed = whole) -> ImapClient:
     client = ready(feed)
-    client.select("INBOX")
-    assert client.data_to_send() == b'A2 SELECT "INBOX" (CONDSTORE)\r\n'
+    client.select("INBOX", read_only=True)
+    assert client.data_to_send() == b'A2 EXAMINE "INBOX" (CONDSTORE)\r\n'
     untagged, tagged, event = SELECTED["dovecot"]
     assert feed(client, untagged + b"A2" + tagged) == [event]
     return client
+
+
+def test_what_is_expunged_vanishes_in_one_line(feed: Feed) -> None:
+    client = ready(feed)
+    client.select("INBOX")
+    assert client.data_to_send() == b'A2 ENABLE QRESYNC\r\nA3 SELECT "INBOX"\r\n'
+    untagged, tagged, event = SELECTED["dovecot"]
+    assert feed(client, b"* ENABLED QRESYNC\r\nA2 OK Enabled\r\n" + untagged + b"A3" + tagged) == [event]
+    there = client.exists
+    client.delete([2, 3, 5])
+    said = b"* 1 FETCH (UID 2 MODSEQ (9))\r\nA4 OK stored\r\n* VANISHED 2:3,5\r\nA5 OK gone\r\n"
+    assert feed(client, said) == [Deleted((2, 3, 5), True, "gone")]
+    assert client.exists == there - 3
+    feed(client, b"* VANISHED (EARLIER) 1\r\n")
+    assert client.exists == there - 3
 
 
 # ---- the login
@@ -241,9 +256,23 @@ def test_sizes(feed: Feed) -> None:
 )
 def test_searches(said: bytes, uids: tuple[int, ...], feed: Feed) -> None:
     client = selected(feed)
-    client.search_all()
+    client.search()
     assert client.data_to_send() == b"A3 UID SEARCH RETURN (ALL) ALL\r\n"
     assert feed(client, said + b"A3 OK done\r\n") == [Found(uids)]
+
+
+def test_two_searches_at_once(feed: Feed) -> None:
+    """Whichever is answered first; and a UID that comes behind its body is known from them."""
+    client = selected(feed)
+    client.search()
+    client.search(larger_than=8192)
+    assert client.data_to_send() == b"A3 UID SEARCH RETURN (ALL) ALL\r\nA4 UID SEARCH RETURN (ALL) LARGER 8192\r\n"
+    said = b'* ESEARCH (TAG "A4") UID ALL 9\r\nA4 OK\r\n* ESEARCH (TAG "A3") UID ALL 7:9\r\nA3 OK\r\n'
+    assert feed(client, said) == [Found((9,)), Found((7, 8, 9))]
+    client.retrieve([7, 8])
+    client.data_to_send()
+    events = joined(feed(client, b"* 2 FETCH (BODY[] {2}\r\nxy UID 8)\r\n"))
+    assert events == [BodyBegin(8, 0, 2), BodyData(8, b"xy"), BodyEnd(8)]
 
 
 def test_bodies(feed: Feed) -> None:
@@ -320,7 +349,7 @@ def test_deleting(said: bytes, done: bool, feed: Feed) -> None:
     assert events[1] == Closed(True, "Logout completed.")
     assert client.exists == (1 if b"EXPUNGE" in said else 3)
     with pytest.raises(LocalProtocolError):
-        client.search_all()
+        client.search()
 
 
 def test_nothing_is_expunged_without_uidplus() -> None:
@@ -342,7 +371,7 @@ def test_a_bye_in_the_middle_is_the_end(feed: Feed) -> None:
 def test_compression_begins_right_behind_its_answer(feed: Feed) -> None:
     client = selected(feed)
     client.compress()
-    client.search_all()  # waits
+    client.search()  # waits
     assert client.data_to_send() == b"A3 COMPRESS DEFLATE\r\n"
     out = zlib.compressobj(wbits=-15)
     behind = out.compress(b"* 9 EXISTS\r\n") + out.flush(zlib.Z_SYNC_FLUSH)
@@ -405,7 +434,7 @@ def test_free_text_is_not_looked_into(line: bytes, status: Status) -> None:
 )  # fmt: skip
 def test_what_is_no_imap(data: bytes) -> None:
     client = selected()
-    client.search_all()
+    client.search()
     with pytest.raises(RemoteProtocolError):
         client.receive(data)
     assert client.receive(b"* 1 EXISTS\r\n") == []
@@ -424,7 +453,7 @@ def converse(pieces: list[bytes]) -> list[Event]:
         for event in client.receive(piece) if piece else []:
             events.append(event)
             if isinstance(event, Ready):
-                client.select("INBOX")
+                client.select("INBOX", read_only=True)
             elif isinstance(event, Selected):
                 client.retrieve([7])
                 client.logout()

@@ -13,6 +13,7 @@ import trustme
 from appliance.call import JobReport, OpenCall
 from appliance.config.model import Tls
 from appliance.mail.store.fetched import delivery_key
+from appliance.mail.upstream.imap_fetch import FEW
 from fakes.clock import NOON
 from fakes.fetching import House, house, message
 from fakes.imap import ALL, ImapProvider
@@ -85,8 +86,10 @@ async def test_round_trips_do_not_grow_with_the_messages(tmp_path: Path) -> None
         await fetched(home, provider)
         assert verbs(provider) == [
             "AUTHENTICATE",
+            "ENABLE",
             "SELECT",
             "COMPRESS",
+            "SEARCH",
             "SEARCH",
             "FETCH",
             "FETCH",
@@ -97,8 +100,44 @@ async def test_round_trips_do_not_grow_with_the_messages(tmp_path: Path) -> None
         for i in range(100):
             provider.add(message(100 + i))
         await fetched(home, provider)
-        assert verbs(provider) == ["AUTHENTICATE", "SELECT", "COMPRESS", "FETCH", "FETCH", "STORE", "EXPUNGE", "LOGOUT"]
+        assert verbs(provider)[:6] == ["AUTHENTICATE", "ENABLE", "SELECT", "COMPRESS", "SEARCH", "SEARCH"]
+        assert set(verbs(provider)[6:-3]) == {"FETCH"}
+        assert verbs(provider)[-3:] == ["STORE", "EXPUNGE", "LOGOUT"]
         assert len(home.inbox.messages) == 120
+        assert "RFC822.SIZE" not in str(provider.commands)
+
+
+async def test_sizes_are_asked_for_where_they_matter(tmp_path: Path) -> None:
+    async with house(tmp_path, **IMAP) as home:
+        provider = server(10)
+        for n in range(20, 23):
+            provider.add(message(n, 20_000))
+        await fetched(home, provider)
+        assert [c for c in provider.commands if "RFC822.SIZE" in c] == ["UID FETCH 11:13 (RFC822.SIZE)"]
+        assert len(home.inbox.messages) == 13
+        for n in range(30, 30 + FEW):  # as many lines as a search has
+            provider.add(message(n))
+        await fetched(home, provider)
+        assert [c for c in provider.commands if "RFC822.SIZE" in c] == ["UID FETCH 14:* (RFC822.SIZE)"]
+        home.inbox.room = 10_000  # all are letters, but they may not fit
+        for n in range(40, 50):
+            provider.add(message(n))
+        await fetched(home, provider)
+        assert [c for c in provider.commands if "RFC822.SIZE" in c] == ["UID FETCH 18:27 (RFC822.SIZE)"]
+        assert len(home.inbox.messages) == 13 + FEW + 10
+
+
+async def test_a_letter_is_recorded_with_its_own_size(tmp_path: Path) -> None:
+    """Though nobody asked for it: it is known by it should UIDVALIDITY change before it is deleted."""
+    async with house(tmp_path, **IMAP) as home:
+        provider = server(10, answer=lambda verb, argument: "drop" if verb == "STORE" else None)
+        await home.fetch(provider)
+        assert {k.size for k in home.record.known.values()} == {len(data) for data in provider.mails.values()}
+        provider.uidvalidity += 1
+        provider.answer = lambda verb, argument: None
+        await fetched(home, provider)
+        assert len(home.inbox.messages) == 10
+        assert provider.mails == {}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +153,9 @@ async def test_an_unchanged_folder_is_seen_in_two_round_trips(
         for _ in range(2):
             home.restart()
             await fetched(home, provider)
-            assert verbs(provider) == ["AUTHENTICATE", "EXAMINE" if keep else "SELECT", "LOGOUT"]
+            # ENABLE goes out with SELECT.
+            asked = [verb for verb in verbs(provider) if verb != "ENABLE"]
+            assert asked == ["AUTHENTICATE", "EXAMINE" if keep else "SELECT", "LOGOUT"]
         provider.add(message(9))
         await fetched(home, provider)
         assert len(home.inbox.messages) == 6

@@ -10,9 +10,13 @@ the folder looked like when nothing was left to do there:
 | the folder                            | then                                                                     |
 |---------------------------------------|--------------------------------------------------------------------------|
 | looks as it was left                  | nothing is asked: login and SELECT were the only round trips             |
-| has the same UIDVALIDITY              | sizes of what came since; every UID too if some have gone                |
-| has another UIDVALIDITY, is not known | every UID, sizes of those not known; where there were others before, the |
-|                                       | fields that tell messages apart, so that none is fetched twice           |
+| has the same UIDVALIDITY              | the UIDs of what came since; every one if some have gone                 |
+| has another UIDVALIDITY, is not known | every UID; where there were others before, sizes and the fields that     |
+|                                       | tell messages apart, so that none is fetched twice                       |
+
+A size costs a line of 37 bytes, and of a letter nobody needs it: one search says which messages are larger than
+`LETTER`, and of those alone sizes are asked for; of all where there are few, where room is scarce, and where the
+account keeps its mail, for by its size a message is known should UIDVALIDITY change.
 
 Then COMPRESS, if it is offered. Small messages come before large ones, many to a FETCH, and so many are asked for that
 the line never waits. A message that a cut left behind is asked for from its next byte on. What is kept is deleted with
@@ -52,6 +56,13 @@ __all__ = ["ImapFetch"]
 
 TOGETHER: Final = WINDOW // 2
 """Bytes of messages in one FETCH: its answer's last line costs 40 bytes, and a list of UIDs is short."""
+
+LETTER: Final = 8 * 1024
+"""Bytes: a message that is no larger is fetched without its size being known before."""
+LETTER_TAKEN_FOR: Final = 2 * 1024
+"""Bytes that one is reckoned with until it has come."""
+FEW: Final = 4
+"""New messages whose sizes cost no more than a search."""
 
 LISTED_TOGETHER: Final = 500
 """Messages whose sizes and fields are asked for in one FETCH: a command line of at most some 5 KB."""
@@ -116,6 +127,7 @@ class ImapFetch:
         self._asked: deque[_Asked] = deque()
         self._gone: list[str] = []  # another client deleted them
         self._next = 0
+        self._letter = min(LETTER, stubs.limit) if stubs is not None else LETTER
 
     async def run(self) -> None:
         """Sets `failure` where the session broke or the disk failed, `not_given` where messages were refused."""
@@ -183,9 +195,9 @@ class ImapFetch:
         elif left is not None and left.uidvalidity == self._selected.uidvalidity:
             messages = await self._since(left)
         else:
-            there = await self._all()
+            there, larger = await self._there()
             unknown = [uid for uid in there if self._name_of(uid) not in record.known]
-            messages = await self._sizes(unknown)
+            messages = await self._measured(unknown, None if before else larger)
             if before:
                 await self._match_changed(messages)
             await self._forget_but(there)
@@ -195,22 +207,44 @@ class ImapFetch:
 
     def _wanted(self, messages: Sequence[imap.Listed]) -> list[_Wanted]:
         known, asks = self._record.known, self._record.asks
-        sizes = {name: m.size for m in messages if (name := self._name_of(m.uid)) not in known}
-        sizes |= {name: known[name].size for name, what in asks.items() if what is Ask.GET and self._uid_of(name)}
+        sizes = {name: (m.size, m.exact) for m in messages if (name := self._name_of(m.uid)) not in known}
+        sizes |= {
+            name: (known[name].size, True) for name, what in asks.items() if what is Ask.GET and self._uid_of(name)
+        }
         out = []
-        for name, size in sizes.items():
+        for name, (size, exact) in sizes.items():
             part = self._record.parts.get(name)
-            out.append(_Wanted(self._uid_of(name), name, size, *((part.have, part.total) if part else ())))
+            if part is not None:
+                out.append(_Wanted(self._uid_of(name), name, part.total, part.have, part.total, exact=exact))
+            else:
+                out.append(_Wanted(self._uid_of(name), name, size, exact=exact))
         size = self._memory.upstream_bytes = sum(m.size - m.have for m in out if not self._intake.leaves(m))
         if out:
             self._call.show(f"{self._name}: {len(out)} new, {size} bytes")
         return sorted(out, key=lambda m: m.size - m.have)
 
-    async def _all(self) -> list[int]:
-        if not self._selected.exists:
-            return []
-        self._client.search_all()
-        return list((await self._session.one(imap.Found)).uids)
+    async def _there(self) -> tuple[list[int], set[int] | None]:
+        """Every UID, and those of more than a letter; None: that was not asked, sizes are needed."""
+        exists = self._selected.exists
+        if not exists:
+            return [], set()
+        self._client.search()
+        apart = exists > FEW and not self._account.keep and self._client.searches_at_once
+        if apart:
+            self._client.search(larger_than=self._letter)
+        found = await self._session.some(imap.Found, 1 + apart)
+        return list(found[0].uids), set(found[1].uids) if apart and self._intake.room_for(
+            exists * self._letter
+        ) else None
+
+    async def _measured(self, uids: Sequence[int], larger: Collection[int] | None) -> list[imap.Listed]:
+        """`larger`: those of more than a letter; None: not known. The sizes of the others are not asked for then."""
+        if larger is None:
+            return await self._sizes(uids)
+        letters = [
+            imap.Listed(uid, min(self._letter, LETTER_TAKEN_FOR), exact=False) for uid in uids if uid not in larger
+        ]
+        return letters + await self._sizes([uid for uid in uids if uid in larger])
 
     async def _sizes(self, uids: Sequence[int], *, arrivals: bool = False) -> list[imap.Listed]:
         out: list[imap.Listed] = []
@@ -224,21 +258,26 @@ class ImapFetch:
     async def _since(self, left: Folder) -> Sequence[imap.Listed]:
         """What came since the folder was left; forgets what has gone from it."""
         messages: Sequence[imap.Listed] = ()
-        if self._selected.uidnext != left.uidnext:
+        more = self._selected.uidnext - left.uidnext
+        if more > FEW:
+            there, larger = await self._there()
+            await self._forget_but(there)
+            return await self._measured([uid for uid in there if uid >= left.uidnext], larger)
+        if more:
             self._client.sizes((), from_uid=left.uidnext)
             listing = await self._session.one(imap.Listing)
             messages = [m for m in listing.messages if m.uid >= left.uidnext]  # `9:*` names the last one too
         if self._selected.exists != left.exists + len(messages):
-            await self._forget_but(await self._all())
+            await self._forget_but((await self._there())[0])
         return messages
 
     async def _first(self) -> Sequence[imap.Listed]:
         """The first fetch: what is older than `backlog` is recorded as skipped."""
         backlog_s = self._account.backlog_s
-        there = await self._all()
+        there, larger = await self._there()
         recent: list[imap.Listed] = []
         if backlog_s is None:
-            recent = await self._sizes(there)
+            recent = await self._measured(there, larger)
         elif backlog_s > 0 and there:
             before = self._clock.now().wall - backlog_s
             # SINCE looks at the date alone, in whatever zone the server lives: two days more, then each one's time.

@@ -57,17 +57,10 @@ class SentFolder:
         try:
             for message_id in asked:
                 session.client.search_message_id(message_id)
-                if await self._answer(session):
+                if (await session.one(imap.Found)).uids:
                     found.add(message_id)
         except SessionFailed as error:
             self._tell(call, str(error))
-
-    @staticmethod
-    async def _answer(session: ImapSession) -> bool:
-        while True:
-            for event in await session.events():
-                if isinstance(event, imap.Found):
-                    return bool(event.uids)
 
     def _tell(self, call: OpenCall, why: str) -> None:
         account = self.account
