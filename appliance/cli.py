@@ -148,6 +148,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         from appliance.config.arguments import add_arguments
 
         add_arguments(config, common)
+    verb("console", _console, "a shell to look at the site, work its line and edit its configuration")
     verb("passwd", _passwd, "make the string for `password` in the configuration")
     return parser
 
@@ -230,6 +231,12 @@ def _config(arguments: argparse.Namespace) -> int:
 
     with _output():
         return config(arguments, _config_file(arguments), lambda verb, given: _ask(arguments, verb, given, quiet=True))
+
+
+def _console(arguments: argparse.Namespace) -> int:
+    from appliance.console.shell import main as console
+
+    return console(_config_file(arguments), main)
 
 
 # ---- verbs of the image

@@ -31,5 +31,4 @@ def _all(config: Config) -> Iterator[Found]:
     yield ("mail", "imap"), config.mail.imap, "IMAP for the LAN"
     yield ("alerts", "to"), config.alerts.to, "sending alerts"
     yield ("alerts", "every"), config.alerts.every_s is not None, "sending alerts"
-    yield ("console", "password"), config.console.password, "the console"
     yield ("console", "ssh"), config.console.ssh, "the console over ssh"

@@ -20,8 +20,7 @@ UNBUILT = [
         '[alerts]\nto = "a@b.example"\nevery = "7d"',
         ["alerts.to: sending alerts", "alerts.every: sending alerts"],
     ),
-    (f'[console]\npassword = "{HASH}"\nssh = true',
-     ["console.password: the console", "console.ssh: the console over ssh"]),
+    ("[console]\nssh = true", ["console.ssh: the console over ssh"]),
 ]  # fmt: skip
 
 BUILT = [
@@ -47,7 +46,8 @@ BUILT = [
     "[schedule]\nconnection_request = true",
     '[[relay.peer]]\nname = "hub"\nsecret = "hex"',
     '[relay]\nlisten = ["127.0.0.1:7400"]\n[[relay.account]]\nname = "pc1"\n[[relay.device]]\nname = "plc1"',
-    '[relay]\nduplicate_login = "refuse"\nforget_after = "1d"\nidle_limit = ""\n[console]\nidle = "1m"',
+    '[relay]\nduplicate_login = "refuse"\nforget_after = "1d"\nidle_limit = ""\n[console]\nidle = "1m"\n'
+    f'password = "{HASH}"',
     ACCOUNT + 'protocol = "pop3"\nkeep = true\nbacklog = "all"\nfolder = "INBOX"\n',
     ACCOUNT + 'folder = "Lists"\nbacklog = "5d"\nsent_folder = "Sent"\n',
     '[[user]]\nname = "u"\nquota = "500MiB"',

@@ -1,0 +1,83 @@
+"""Who may sit at the console: the administrator's password and how long a console stays open that nobody touches, as
+`[console]` of the stored file says it.
+
+A file that can't be read locks nobody out: whoever sits at the board could as well take failsafe in the boot menu, and
+the console is where such a file is mended. A console that is open keeps the password that it has seen last.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from appliance.config import copies
+from appliance.config.document import Document
+from appliance.config.faults import ConfigErrors, Unfit
+from appliance.config.model import Console
+from appliance.config.passwords import verify_password
+from appliance.config.units import duration
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from appliance.console.terminal import Terminal
+
+__all__ = ["Access", "Lock"]
+
+WRONG_S: Final = 2.0
+"""After a wrong password: eight characters are then beyond anybody who types."""
+
+
+class Access(NamedTuple):
+    """`password`: the string that it is checked against, "" for none."""
+
+    password: str = ""
+    idle_s: float = Console().idle_s
+
+    @classmethod
+    def read(cls, file: Path) -> Access | None:
+        """As the file says it; None where it can't be read."""
+        try:
+            table = Document(file, copies.read(file)).data.get("console")
+        except (OSError, ConfigErrors):
+            return None
+        if not isinstance(table, dict):
+            return cls()
+        password, idle = table.get("password", ""), table.get("idle")
+        try:
+            idle_s = cls().idle_s if idle is None else float(duration(1).read(idle))  # type: ignore[arg-type]
+        except (Unfit, TypeError, AttributeError):
+            idle_s = cls().idle_s
+        return cls(password if isinstance(password, str) else "", idle_s)
+
+
+class Lock:
+    """`file`: the configuration."""
+
+    def __init__(self, file: Path, terminal: Terminal) -> None:
+        self._file = file
+        self._terminal = terminal
+        self._access = Access()
+
+    def until(self) -> float:
+        """When this console locks itself if nobody types, by the monotonic clock; inf where there is no password."""
+        self._access = Access.read(self._file) or self._access
+        return self._terminal.touched + self._access.idle_s if self._access.password else float("inf")
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() >= self.until()
+
+    def open(self) -> None:
+        """Returns once the password was given, at once where there is none. Raises EOFError where nobody is there."""
+        self.until()
+        while self._access.password:
+            try:
+                self._terminal.forget_typed()
+                if verify_password(self._terminal.read_password("Administrator's password: "), self._access.password):
+                    return
+            except UnicodeError:
+                pass
+            self._terminal.say("that is not the password")
+            time.sleep(WRONG_S)
+            self.until()

@@ -1,0 +1,65 @@
+"""What may be typed: one table of verbs, and what their arguments are. Help, completion and the parser (`parse`) all go
+by it.
+
+A row's pattern is words as they are typed, arguments in capitals, and optional parts in brackets. `runs` is the command
+line of `posthouse` that the row stands for, with the arguments in their places and, in brackets, what is left out when
+its argument was not given. One that begins with `@` is the shell's own.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+__all__ = ["ARGUMENTS", "ROWS", "Argument", "Row"]
+
+
+class Row(NamedTuple):
+    """`live`: what it prints is shown as it comes, not a page at a time. `ask`: what has to be typed out before it is
+    done: "yes", or the word itself."""
+
+    pattern: str
+    runs: str
+    help: str
+    live: bool = False
+    ask: str = ""
+
+
+class Argument(NamedTuple):
+    """`of`: where its completions come from (`parse.Candidates`). `default`: taken where it is left out. `rest`: all to
+    the end of the line."""
+
+    help: str
+    of: str = ""
+    default: str = ""
+    rest: bool = False
+
+
+ARGUMENTS: Final = {
+    "PATH": Argument("a place of the configuration, such as mail, user[0] or user[hanako].quota", of="path"),
+    "ID": Argument("of a message, as `show queue` lists them", of="message"),
+    "NAME": Argument("of a terminal", of="terminal"),
+    "VERB": Argument("a word that can be typed here", of="verb", rest=True),
+}  # fmt: skip
+
+ROWS: Final = (
+    Row("show status", "status", "the line, the queue and the services"),
+    Row("show queue [ID]", "queue [show -- ID]", "what waits to be sent, or one message"),
+    Row("show calls", "calls", "the calls that were made"),
+    Row("show terminals", "terminals", "the terminals that are known and how they are reached"),
+    Row("show peers", "peers", "the links to other relay servers"),
+    Row("show config [PATH]", "config show [-- PATH]", "the configuration as it is edited, or one place of it"),
+    Row("show revisions", "config revisions", "what was in force, the newest first"),
+    Row("show version", "--version", "the version of Posthouse"),
+    Row("watch", "status --watch", "go on showing what happens, until Ctrl-C", live=True),
+    Row("dial", "dial", "make a call now and wait for its end", live=True),
+    Row("dial force", "dial --force", "make a call even when the budget is used up", live=True),
+    Row("hangup", "hangup", "end the call that is up"),
+    Row("queue hold ID", "queue hold -- ID", "hold a message back"),
+    Row("queue release ID", "queue release -- ID", "let a message go again"),
+    Row("queue remove ID", "queue remove -- ID", "remove a message unsent"),
+    Row("queue fetch ID", "queue fetch -- ID", "fetch the large message of a stub at the next call"),
+    Row("why NAME", "why -- NAME", "what would happen to a call of a terminal now, and why"),
+    Row("report", "report", "what calls cost, by month, day and user"),
+    Row("help [VERB]", "@help", "what can be typed"),
+    Row("exit", "@exit", "leave the console; what is not committed stays as it is"),
+)
