@@ -420,7 +420,7 @@ class Caller:
         plan = (decision.cause, None if at is None else round(at / 10))
         if plan != self._announced:
             self._announced = plan
-            events.emit(events.CALL_PLANNED, at=rfc3339(at) or "none", reason=decision.next.reason)
+            events.emit(events.CALL_PLANNED, at=rfc3339(at), why=decision.next.reason)
 
     def _tell(self, line: str) -> None:
         told = Told(self._cycle.state if self._cycle else LineState.IDLE, events.clean(line))

@@ -178,7 +178,7 @@ class Cycle:
         assert self._scope is not None, "a cycle runs once"
         name = self._ways[0].config.name if self._ways else self.name
         self.entry = entry = await self._ledger.begin(self.reason, name, self._clock.now(), due=self._due)
-        events.emit(events.CALL_STARTED, id=entry.id, line=name, reason=self.reason.value)
+        events.emit(events.CALL_STARTED, call_id=entry.id, line=name, reason=self.reason.value)
         self._tell(f"call {entry.id}: {self.reason.value}")
         dialling = self._scope
         try:
@@ -295,7 +295,7 @@ class Cycle:
                     return n + 1, number
                 shortest = min(shortest, wait)
                 if wait > PAUSE_S:
-                    events.emit(events.REDIAL_FORBIDDEN, number=number, at=f"{wait:.0f} s from now", rule=rule)
+                    events.emit(events.REDIAL_FORBIDDEN, number=number, seconds=f"{wait:.0f}", rule=rule)
                     self._tell(f"{number} may not be dialled for {wait:.0f} s: {rule}")
             if shortest > PAUSE_S:
                 return None
@@ -313,7 +313,7 @@ class Cycle:
         self._enter(LineState.DIALLING)
         charge, reserved = self._meter.before_dial(config.name, self._clock.now())
         await self._ledger.dial(entry, config.name, number, self._clock.now(), charge=charge, reserved=reserved)
-        events.emit(events.DIALLING, id=entry.id, number=number, dial=len(entry.dials))
+        events.emit(events.DIALLING, call_id=entry.id, number=number, dial=len(entry.dials))
         self._tell(f"dialling {number} ({attempt} of {config.attempts})")
         self._atd = self._clock.now()
         dialled = Dialled(None)
@@ -327,7 +327,7 @@ class Cycle:
             raise
         if dialled.outcome is not None:
             events.emit(
-                events.DIAL_FAILED, id=entry.id, number=number, outcome=dialled.outcome.value, text=dialled.text
+                events.DIAL_FAILED, call_id=entry.id, number=number, outcome=dialled.outcome.value, text=dialled.text
             )
             self._tell(f"{number}: {dialled.outcome.value} {dialled.text}".rstrip())
             now = self._clock.now()
@@ -340,7 +340,7 @@ class Cycle:
         """From CONNECT until the call is over, with the line on-hook; -> the outcome."""
         up = self._clock.now()
         self._meter.connected(up)
-        events.emit(events.CONNECTED, id=entry.id, number=self.number, rate=rate)
+        events.emit(events.CONNECTED, call_id=entry.id, number=self.number, rate=rate)
         self._tell(f"CONNECT {rate}" if rate else "CONNECT")
         self._enter(LineState.NEGOTIATING)
         self._unwatched = trio.Event()
@@ -406,7 +406,7 @@ class Cycle:
         finally:
             self._unwatched.set()
         seconds = self._atd.seconds_until(self._clock.now())
-        events.emit(events.CARRIER_LOST, id=entry.id, seconds=f"{seconds:.1f}")
+        events.emit(events.CARRIER_LOST, call_id=entry.id, seconds=f"{seconds:.1f}")
         self._tell(outcome.value)
         done = self.state is LineState.LINGERING and not self._exchange.busy
         self._stop(self._exchange.outcome() if done else outcome)
@@ -453,7 +453,7 @@ class Cycle:
         tally, seconds = entry.tally, f"{entry.duration_s:.1f}"
         events.emit(
             events.CALL_ENDED,
-            id=entry.id,
+            call_id=entry.id,
             outcome=outcome.value,
             seconds=seconds,
             sent=tally.sent,
@@ -461,6 +461,8 @@ class Cycle:
             failed=tally.failed,
             bytes_in=tally.bytes_in,
             bytes_out=tally.bytes_out,
+            cost=f"{entry.charge.cost:f}",
+            currency=entry.charge.currency,
         )
         self._tell(
             f"on-hook after {seconds} s: {outcome.value}; "

@@ -130,13 +130,13 @@ class Exchange:
         except Exception as error:
             self._left.add(job.name)
             open_call.count(failed=1)
-            events.emit(events.JOB_CRASHED, id=open_call.id, job=job.name, error=_where(error))
+            events.emit(events.JOB_CRASHED, call_id=open_call.id, job=job.name, error=_where(error))
             self._now_busy(job.name, busy=False)
 
     def _take_report(self, job: call.Job, open_call: OpenCall, report: JobReport) -> None:
         if report.left:
             self._left.add(job.name)
-            events.emit(events.JOB_FAILED, id=open_call.id, job=job.name, why=report.detail)
+            events.emit(events.JOB_FAILED, call_id=open_call.id, job=job.name, why=report.detail)
         else:
             self._left.discard(job.name)
 

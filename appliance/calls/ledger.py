@@ -126,7 +126,7 @@ class Ledger:
         for entry in self._entries:
             if entry.ended is None:
                 entry.ended, entry.outcome = entry.seen or entry.started, Outcome.INTERRUPTED
-                events.emit(events.CALL_INTERRUPTED, id=entry.id)
+                events.emit(events.CALL_INTERRUPTED, call_id=entry.id)
                 self._pending.append(journal.encode([{"t": "end", **entry.as_record()}]))
             self._summary = self._summary.after(entry)
             self._dials = forget(self._dials + entry.dials)
@@ -388,7 +388,7 @@ class Ledger:
             self._disk.replace_file(path, damaged)
         except OSError as error:
             self._behind(error)
-        events.emit(events.PUT_ASIDE, file=self._path, why=f"{len(damaged)} bytes are no whole record", to=path)
+        events.emit(events.PUT_ASIDE, file=self._path, why=f"{len(damaged)} bytes are no whole record", moved_to=path)
 
 
 class LedgerPin:

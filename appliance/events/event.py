@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import string
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,18 +22,35 @@ _table: dict[str, Event] = {}
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`id` as in the journal's field EVENT, `level` of `logging`, `text` a format string over the fields,
-    `action` what a person does about it ("" where nothing is to be done)."""
+    """One row of the table.
+
+    `id`: as in the journal's field EVENT. `message_id`: its MESSAGE_ID (systemd.journal-fields(7)), 32 hexadecimal
+    digits that were drawn for it once (`systemd-id128 new`) and stay its own, whatever else changes; "" for what is
+    only there to be read at level `DEBUG`, and has no catalog text. `level`: of `logging`. `text`: a format string over
+    the fields, each of which `fields.FIELDS` explains. `follows`: what follows from it. `action`: what a person does
+    about it, "" where nothing is to be done. `fold`: for what somebody outside, or a fault that lasts, can cause as
+    often as it likes: those of them that agree in these fields are one entry a minute (`folding`); None: each is an
+    entry.
+    """
 
     id: str
+    message_id: str
     level: int
     text: str
+    follows: str = ""
     action: str = ""
+    fold: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.id in _table:
             raise ValueError(f"event {self.id} is in the table twice")
         _table[self.id] = self
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Those that it is emitted with, in the order of its text."""
+        named = [name for _, name, _, _ in string.Formatter().parse(self.text) if name]
+        return tuple(dict.fromkeys(named))
 
 
 def table() -> dict[str, Event]:
@@ -41,13 +59,16 @@ def table() -> dict[str, Event]:
 
 
 def emit(event: Event, /, **fields: object) -> None:
-    """Puts one event into the journal (the handlers of the logger `posthouse`), its fields cleaned."""
+    """Puts one event into the journal (the handlers of the logger `posthouse`), its fields cleaned. A field that is
+    None reads `none` and is left out of the entry's own fields, as an empty one is."""
     if not _log.isEnabledFor(event.level):
         return
-    cleaned = {k: clean(v) for k, v in fields.items()}
-    _log.log(
-        event.level, "%s", event.text.format_map(cleaned), extra={"posthouse_event": event, "posthouse_fields": cleaned}
-    )
+    cleaned = {k: "none" if v is None else clean(v) for k, v in fields.items()}
+    extra = {
+        "posthouse_event": event,
+        "posthouse_fields": {k: v for k, v in cleaned.items() if fields[k] not in (None, "")},
+    }
+    _log.log(event.level, "%s", event.text.format_map(cleaned).rstrip(), extra=extra, stacklevel=2)
 
 
 def trace(error: BaseException) -> None:

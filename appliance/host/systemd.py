@@ -8,12 +8,18 @@ import logging
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from appliance.events import clean
+from appliance.events.folding import FoldingHandler
 
 if TYPE_CHECKING:
     from appliance.events import Event
 
 __all__ = ["log_to", "notify", "notify_reloading"]
+
+LINE_LIMIT: Final = 4000
+"""Characters of one line of the log: an event's text with all its fields at their longest."""
 
 
 def notify(**fields: str) -> None:
@@ -31,15 +37,16 @@ def notify_reloading() -> None:
 
 def log_to(level: int) -> None:
     """Sends the log to the journal where standard error is connected to it (JOURNAL_STREAM, systemd.exec(5)),
-    else as plain lines to standard error."""
+    else as plain lines to standard error. Repeats are folded."""
     handler: logging.Handler
     if _stderr_is_journal():
         handler = _JournalHandler()
+        handler.setFormatter(_Cleaned())
     else:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+        handler.setFormatter(_Cleaned("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%dT%H:%M:%S"))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [FoldingHandler(handler)]
     root.setLevel(level)
 
 
@@ -52,8 +59,15 @@ def _stderr_is_journal() -> bool:
     return (device, inode) == (str(stat.st_dev), str(stat.st_ino))
 
 
+class _Cleaned(logging.Formatter):
+    """Also what other libraries log, and tracebacks, can be shown."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(clean(line, LINE_LIMIT) for line in super().format(record).split("\n"))
+
+
 class _JournalHandler(logging.Handler):
-    """An entry with the event's id and fields, so that `journalctl EVENT=dial-failed` finds it."""
+    """An entry with the event's ids and fields, as docs/journal.md has them: `journalctl EVENT=dial-failed`."""
 
     _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))  # syslog(3)
 
@@ -61,13 +75,14 @@ class _JournalHandler(logging.Handler):
         from systemd import journal  # type: ignore[attr-defined,unused-ignore]
 
         event: Event | None = getattr(record, "posthouse_event", None)
-        fields: dict[str, Any] = {
-            f"POSTHOUSE_{k.upper()}": v for k, v in getattr(record, "posthouse_fields", {}).items()
-        }
+        fields: dict[str, Any] = {k.upper(): v for k, v in getattr(record, "posthouse_fields", {}).items()}
         if event is not None:
             fields["EVENT"] = event.id
-        priority = next((p for level, p in self._PRIORITIES if record.levelno >= level), 7)
+            if event.message_id:
+                fields["MESSAGE_ID"] = event.message_id
+        fields["PRIORITY"] = next((p for level, p in self._PRIORITIES if record.levelno >= level), 7)
+        where = {"CODE_FILE": record.pathname, "CODE_LINE": record.lineno, "CODE_FUNC": record.funcName}
         try:
-            journal.send(self.format(record), PRIORITY=priority, SYSLOG_IDENTIFIER="posthouse", **fields)
+            journal.send(self.format(record), SYSLOG_IDENTIFIER="posthouse", **where, **fields)
         except OSError:
             self.handleError(record)

@@ -222,9 +222,9 @@ class PostOffice:
         recipients = ", ".join([*submission.users, *submission.remote])
         events.emit(
             events.ACCEPTED,
-            id=envelope.id,
+            mail_id=envelope.id,
             client=envelope.client,
-            user=envelope.user or "no login",
+            user=envelope.user or None,
             size=envelope.size,
             sender=envelope.sender,
             recipients=recipients,
@@ -332,14 +332,14 @@ class PostOffice:
         """Puts a message aside, or back into the queue. Raises MessageBusy and OSError."""
         self._not_busy(envelope)
         await self.spool.hold(envelope, on)
-        events.emit(events.HELD if on else events.RELEASED, id=envelope.id)
+        events.emit(events.HELD if on else events.RELEASED, mail_id=envelope.id)
 
     async def remove(self, envelope: Envelope) -> None:
         """Takes a message away, unsent. Raises MessageBusy and OSError."""
         self._not_busy(envelope)
         await self.spool.remove(envelope)
         unsent = ", ".join(envelope.recipients[i].address for i in envelope.open_recipients())
-        events.emit(events.REMOVED, id=envelope.id, sender=envelope.sender, recipients=unsent)
+        events.emit(events.REMOVED, mail_id=envelope.id, sender=envelope.sender, recipients=unsent)
 
     def _not_busy(self, envelope: Envelope) -> None:
         if envelope.sending:
@@ -373,7 +373,7 @@ class PostOffice:
         if not envelope.sender or not user:
             if kind is bounces.FAILED:
                 why = "there is no user to tell" if envelope.sender else "the null sender gets no bounce"
-                events.emit(events.BOUNCE_DROPPED, id=envelope.id, recipients=addresses, reply=reply, why=why)
+                events.emit(events.BOUNCE_DROPPED, mail_id=envelope.id, recipients=addresses, reply=reply, why=why)
             return
         data = _return_path("") + bounces.make_report(
             kind,
@@ -390,9 +390,11 @@ class PostOffice:
         draft.write_nowait(data)
         await box.deliver(draft, key="")
         if kind is bounces.FAILED:
-            events.emit(events.BOUNCED, id=envelope.id, recipients=addresses, reply=reply, to=envelope.sender)
+            events.emit(events.BOUNCED, mail_id=envelope.id, recipients=addresses, reply=reply, to=envelope.sender)
         else:
-            events.emit(events.REPORTED, id=envelope.id, to=envelope.sender, action=kind.action, recipients=addresses)
+            events.emit(
+                events.REPORTED, mail_id=envelope.id, to=envelope.sender, action=kind.action, recipients=addresses
+            )
 
     # ---- what others ask
     def is_bulk(self, envelope: Envelope) -> bool:

@@ -84,7 +84,7 @@ class Whereabouts:
         if self._known is not None and not self._is_known(identify(self._name(at), self._sys)):
             at = self._elsewhere(self._known) or at
         if at != self._at and at != self._port:
-            events.emit(events.MODEM_ELSEWHERE, line=self._line, port=self._port, now=at)
+            events.emit(events.MODEM_ELSEWHERE, line=self._line, serial_port=self._port, found_at=at)
         self._at = at
         return at
 

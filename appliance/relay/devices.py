@@ -123,8 +123,9 @@ class Device:
             await circuit.tell_go(sock, sealed)
             await circuit.carry(sock, sealed, local, circuit.Carried())
         except (circuit.CircuitBroken, circuit.LocalBroken, SealingError, OSError) as error:
-            what = f"{call.caller} {call.service}"
-            events.emit(events.DEVICE_CIRCUIT_BROKEN, device=self.name, call=what, why=error)
+            events.emit(
+                events.DEVICE_CIRCUIT_BROKEN, terminal=self.name, caller=call.caller, service=call.service, why=error
+            )
         finally:
             local.reset()
             sock.close()
@@ -192,7 +193,7 @@ class Devices:
             self._table.logged_in(device.name, counter, device.services, device.fingerprint)
         device.online = online
         if online:
-            events.emit(events.DEVICE_ONLINE, device=device.name)
+            events.emit(events.DEVICE_ONLINE, terminal=device.name)
         else:
             self._table.logged_out(device.name, self._counters[device.name], said=True)
-            events.emit(events.DEVICE_OFFLINE, device=device.name)
+            events.emit(events.DEVICE_OFFLINE, terminal=device.name)

@@ -236,7 +236,7 @@ class Peers:
             return
         higher = self.registry.next_epoch(epoch, self.now())
         if higher is None:
-            events.emit(events.NAME_TAKEN, peer=peer.name, name=self._me)
+            events.emit(events.NAME_TAKEN, peer=peer.name, site=self._me)
             raise FrameError("name-taken", f"another relay server is called {self._me}")
 
         def go_on() -> None:

@@ -234,7 +234,7 @@ class RelayServer:
             owner = self.directory.conflict(name)
             if owner is not None and self._conflicts.get(name) != owner:
                 self._conflicts[name] = owner
-                events.emit(events.NAME_CONFLICT, name=name, owner=owner)
+                events.emit(events.NAME_CONFLICT, terminal=name, owner=owner)
         self.terminals.changed(names)
         self.waiting.table_changed(names)
 

@@ -189,7 +189,7 @@ class Terminal:
             return  # it has gone meanwhile
         self.state = "greeted"
         if good:
-            events.emit(events.TERMINAL_ENROLLED, name=self.name, client=self.connection.client)
+            events.emit(events.TERMINAL_ENROLLED, terminal=self.name, client=self.connection.client)
             self._enrolled()
         else:
             self._refused("password or certificate")
@@ -231,7 +231,7 @@ class Terminal:
             self._timer = self._set.timers.after(wait, self._listen)
 
     def _refused(self, what: str) -> None:
-        events.emit(events.TERMINAL_REFUSED, name=self.name, client=self.connection.client, what=what)
+        events.emit(events.TERMINAL_REFUSED, terminal=self.name, client=self.connection.client, what=what)
         self._end("bad-login", "wrong name, certificate or password")
 
     def _end(self, code: str, text: str) -> None:
@@ -301,7 +301,7 @@ class Terminals:
     def came(self, terminal: Terminal) -> None:
         self.online[terminal.name] = terminal
         self.table.logged_in(terminal.name, terminal.counter, terminal.services, terminal.fingerprint)
-        events.emit(events.TERMINAL_IN, name=terminal.name, client=terminal.connection.client)
+        events.emit(events.TERMINAL_IN, terminal=terminal.name, client=terminal.connection.client)
 
     def replaced(self, terminal: Terminal) -> None:
         """Another login of its name stands: it is told, stops, and does not come back by itself."""
@@ -313,7 +313,7 @@ class Terminals:
         self._watchers.discard(terminal)
         self.requests.terminal_gone(terminal)
         why = "it said bye" if terminal.said_bye else why or "ended by us"
-        events.emit(events.TERMINAL_OUT, name=terminal.name, why=why)
+        events.emit(events.TERMINAL_OUT, terminal=terminal.name, why=why)
         if self.online.get(terminal.name) is terminal:
             del self.online[terminal.name]
             self.table.logged_out(terminal.name, terminal.counter, said=terminal.said_bye)

@@ -114,6 +114,7 @@ def is_ready(board: Board) -> None:
     assert board.sh("stat -c '%U %a' /etc/posthouse/secrets.toml").strip() == "posthouse 600"
     assert board.sh("ps -o user= -C posthouse").split()[0] == "posthouse"
     assert board.sh("systemctl is-active posthouse-dnsmasq").strip() == "active"
+    assert "What follows: Mail is accepted" in board.sh("journalctl --no-pager -u posthouse -x EVENT=started")
 
 
 def waits(board: Board) -> None:

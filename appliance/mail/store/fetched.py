@@ -169,7 +169,7 @@ class FetchedRecord:
             self._disk.truncate(fd, self._good_bytes)
         finally:
             self._disk.close(fd)
-        events.emit(events.PUT_ASIDE, file=self.path, why="its end is torn", to=aside)
+        events.emit(events.PUT_ASIDE, file=self.path, why="its end is torn", moved_to=aside)
 
     def _apply(self, record: Record) -> None:
         match record:

@@ -179,7 +179,7 @@ class Mailbox:
             except FileNotFoundError:
                 path = self._find([message.base]).get(message.base)
             else:
-                events.emit(events.PUT_ASIDE, file=path, why=why, to=to)
+                events.emit(events.PUT_ASIDE, file=path, why=why, moved_to=to)
                 return
         raise MessageGone(message.base)
 

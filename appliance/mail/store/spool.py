@@ -279,7 +279,7 @@ class Spool:
             n += 1
             target = self.paths.corrupt / f"{path.name}.{n}"
         self._disk.rename(path, target)
-        events.emit(events.PUT_ASIDE, file=path, why=why, to=target)
+        events.emit(events.PUT_ASIDE, file=path, why=why, moved_to=target)
 
 
 def _damage(eml: Path | None, envelope: Envelope) -> str:

@@ -128,7 +128,7 @@ class FetchJob:
         call.count(failed=1)
         call.show(f"{self.name}: {why}")
         if not left:  # of what is left the call itself tells the journal
-            events.emit(events.JOB_FAILED, id=call.id, job=self.name, why=why)
+            events.emit(events.JOB_FAILED, call_id=call.id, job=self.name, why=why)
         return JobReport(left=left, detail=why)
 
     async def wait_work(self) -> None:

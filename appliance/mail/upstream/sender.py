@@ -263,7 +263,7 @@ class _CallRun:
                 verdict = Verdict(RecipientState.DELIVERED, f"250 it lies in {folder.account.sent_folder}")
                 states = enumerate(envelope.recipients)
                 verdicts = {i: verdict for i, r in states if r.state is RecipientState.IN_DOUBT}
-                events.emit(events.FOUND_SENT, id=envelope.id, host=folder.account.host)
+                events.emit(events.FOUND_SENT, mail_id=envelope.id, host=folder.account.host)
                 try:
                     with trio.fail_after(DISK_S, shield=True):
                         await self._outbox.settle(envelope, verdicts, host=folder.account.host)
@@ -346,7 +346,7 @@ class _CallRun:
     def _host_failed(self, host: Smarthost, why: str) -> None:
         self._failed[host] = why
         self.call.show(f"{host.host}: {events.clean(why)}")
-        events.emit(events.SMARTHOST_FAILED, call=self.call.id, host=host.host, port=host.port, why=why)
+        events.emit(events.SMARTHOST_FAILED, call_id=self.call.id, host=host.host, port=host.port, why=why)
 
     def _on_disk_failed(self, why: str) -> None:
         self._disk_failed = why
@@ -380,7 +380,7 @@ class _CallRun:
             who = [envelope.recipients[i].address for i, v in verdicts.items() if v.state is state]
             if who:
                 reply = next(v.reply for v in verdicts.values() if v.state is state)
-                events.emit(event, id=envelope.id, recipients=", ".join(who), host=host.host, reply=reply)
+                events.emit(event, mail_id=envelope.id, recipients=", ".join(who), host=host.host, reply=reply)
                 self.call.show(f"{envelope.id}: {state}, {len(who)} of {len(verdicts)} recipients, {host.host}")
         try:
             with trio.fail_after(DISK_S, shield=True):

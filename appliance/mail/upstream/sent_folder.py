@@ -65,6 +65,6 @@ class SentFolder:
     def _tell(self, call: OpenCall, why: str) -> None:
         account = self.account
         events.emit(
-            events.SENT_FOLDER_FAILED, call=call.id, folder=account.sent_folder, login=account.login, host=account.host,
-            why=why,
+            events.SENT_FOLDER_FAILED,
+            call_id=call.id, folder=account.sent_folder, login=account.login, host=account.host, why=why,
         )  # fmt: skip

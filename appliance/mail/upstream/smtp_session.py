@@ -351,7 +351,7 @@ class SmtpSession:
             self.unfinished.append(attempt)
             self._outbox.sending(attempt.envelope, False)
             if attempt.end_sent and not self.untouched:
-                events.emit(events.IN_DOUBT, id=attempt.envelope.id)
+                events.emit(events.IN_DOUBT, mail_id=attempt.envelope.id)
             elif attempt.doubt_noted:
                 try:
                     await self._outbox.not_sent(attempt.envelope, attempt.doubt_noted)
