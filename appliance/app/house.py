@@ -22,6 +22,7 @@ from appliance.app.lines import CallerPart
 from appliance.app.network import DnsmasqPart, InterfacesPart
 from appliance.app.notices import NoticesPart
 from appliance.app.relay import RelayPart
+from appliance.app.status_line import StatusLinePart
 from appliance.app.timekeeping import ClockPart
 from appliance.app.verbs import Verbs
 from appliance.config.load import ConfigErrors, load
@@ -87,7 +88,8 @@ class House:
         self.firewall = FirewallPart(self)
         # The firewall first: no interface is up without it.
         lan = (self.firewall, InterfacesPart(self), DnsmasqPart(self), SmtpPart(self), Pop3Part(self))
-        self.parts = (*lan, self.clock, self.relay, CallerPart(self), NoticesPart(self), BoardPart(self))
+        seen = (NoticesPart(self), BoardPart(self), StatusLinePart(self))
+        self.parts = (*lan, self.clock, self.relay, CallerPart(self), *seen)
 
     @property
     def caller_or_none(self) -> Caller | None:

@@ -21,15 +21,17 @@ class NotifySocket:
         self._socket.settimeout(30)
 
     def next(self) -> dict[str, str]:
-        """Waits for the next message. For plain tests."""
-        return self._keep(self._socket.recv(4096))
+        """Waits for the next message that says more than the state in a line. For plain tests."""
+        while (said := self._keep(self._socket.recv(4096))).keys() == {"STATUS"}:
+            pass
+        return said
 
     async def wait(self, field: str) -> dict[str, str]:
         """Waits for a message with that field. For Trio tests."""
         with trio.fail_after(30):
             while True:
                 await trio.lowlevel.wait_readable(self._socket)
-                if field in (said := self.next()):
+                if field in (said := self._keep(self._socket.recv(4096))):
                     return said
 
     def _keep(self, data: bytes) -> dict[str, str]:

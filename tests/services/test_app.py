@@ -184,7 +184,8 @@ async def test_status_has_the_keys_of_the_contract(running: Running) -> None:
     assert status["peers"] == {"up": 0, "suspended": 0, "lost": 0, "never": 0}
     assert (status["site"], status["users"]) == ("harbour", 1)
     assert (status["line"]["name"], status["line"]["state"]) == ("pstn", "idle")
-    assert status["services"] == dict.fromkeys(("clock", "smtp", "pop3", "caller", "notices", "control"), "running")
+    running_ones = ("clock", "smtp", "pop3", "caller", "notices", "status-line", "control")
+    assert status["services"] == dict.fromkeys(running_ones, "running")
     listeners = {"smtp": [f"127.0.0.1:{running.smtp}"], "pop3": [f"127.0.0.1:{running.pop3}"], "relay": []}
     assert status["listeners"] == listeners
     assert status["queue"]["oldest_s"] is None
@@ -222,6 +223,17 @@ async def test_leds_follow_the_house(running: Running, monkeypatch: pytest.Monke
     await running.reload()  # without LEDs: they are not left as they were
     await lit("p", "0")
     await lit("m", "0")
+
+
+async def test_systemd_has_the_state_in_one_line(running: Running) -> None:
+    said = [one["STATUS"] for one in running.notify.said if "STATUS" in one]
+    assert said[0].endswith("; nothing waits")
+    client = await running.connect()
+    await client.login("hanako")
+    for line in ("MAIL FROM:<hanako@harbour.example>", "RCPT TO:<boss@far.example>", "DATA", "Subject: x\r\n\r\n."):
+        await client.say(line)
+    while not said[-1].endswith("; 1 message waits"):
+        said.append((await running.notify.wait("STATUS"))["STATUS"])
 
 
 async def test_files_and_folders(running: Running) -> None:
