@@ -23,7 +23,8 @@ from appliance.events import clean
 from appliance.relay.calling import PeerCall
 from appliance.relay.identity import device_identity, own_identity, server_context
 from appliance.relay.records import Records
-from appliance.relay.server import RelayServer
+from appliance.relay.server import RECORDS, RelayServer
+from appliance.relay.slice_files import SliceFiles
 from appliance.relay.why import why
 from appliance.transport.listen import Address, open_listeners, parse_address
 
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
     from appliance.call import Job
     from appliance.config.model import Config
     from appliance.control.server import Progress
-    from appliance.relay.calling import PeerCall
-from appliance.relay.identity import Identity
+    from appliance.relay.identity import Identity
 
 __all__ = ["RelayPart"]
 
@@ -75,7 +75,7 @@ class RelayPart:
         listeners = await open_listeners(wanted, to_come=own_addresses(config))
         sockets = [socket.socket(fileno=listener.socket.detach()) for listener in listeners]
         addresses = [str(Address(*s.getsockname()[:2])) for s in sockets]
-        identity, records, devices = await trio.to_thread.run_sync(_stored, core, config)
+        identity, records, slices, devices = await trio.to_thread.run_sync(_stored, core, config)
         server = self._server = RelayServer(
             site=site,
             config=config.relay,
@@ -83,6 +83,7 @@ class RelayPart:
             identity=identity,
             context=server_context(identity),
             records=records,
+            slices=slices,
             verify=verify_password,
             clock=core.clock,
             devices=devices,
@@ -245,9 +246,11 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
-def _stored(core: Core, config: Config) -> tuple[Identity, dict[str, Records], dict[str, Identity]]:
-    """Our certificate, what the relay server keeps, the devices' certificates. Blocks; raises OSError."""
+def _stored(core: Core, config: Config) -> tuple[Identity, dict[str, Records], SliceFiles, dict[str, Identity]]:
+    """Our certificate, what the relay server keeps of itself and of the others, the devices' certificates. Blocks;
+    raises OSError."""
     keys, folder = core.paths.keys, core.paths.relay
     identity = own_identity(core.disk, keys, KEY, config.site.name)
-    records = {n: Records(core.disk, core.committer, folder / n) for n in ("table", "enrolled", "waiting")}
-    return identity, records, {d.name: device_identity(core.disk, keys, d.name) for d in config.relay.device}
+    records = {n: Records(core.disk, core.committer, folder / n) for n in RECORDS}
+    slices = SliceFiles(core.disk, core.committer, folder / "others")
+    return identity, records, slices, {d.name: device_identity(core.disk, keys, d.name) for d in config.relay.device}

@@ -42,6 +42,22 @@ RELAY_RECORD_TORN = Event(
     follows="The record before it holds.",
     action="Half-written at a power cut and never acknowledged.",
 )
+SLICE_THROWN_AWAY = Event(
+    "slice-thrown-away",
+    "ccb86e1663aa42849711268bef0a37dc",
+    WARNING,
+    "{file} is damaged ({why}) and thrown away",
+    follows="What it said of another relay server's terminals is asked for again, over the whole line.",
+    action="If it recurs check the disk.",
+)
+SLICE_TOO_LARGE = Event(
+    "slice-too-large",
+    "66cad1163ea54f4788bd51cb1da9885f",
+    WARNING,
+    "there is no room on the disk for what the relay server {owner} tells of its terminals",
+    follows="They are known while this process lives, and asked for again after a restart.",
+    action="Look whether that relay server has so many terminals.",
+)
 PEER_UP = Event(
     "peer-up",
     "bda1a905e3f24839bffbcd0933b3ed08",

@@ -16,7 +16,7 @@ import trio
 
 from appliance import events
 from appliance.protocol.relay import FrameError, encode, is_name
-from appliance.relay.registry import ONLINE, OWNER_LIMIT, REMOVED, Sent, is_have
+from appliance.relay.registry import OWNER_LIMIT, REMOVED, Sent, is_have
 from appliance.relay.request import Refusal, id_of
 from appliance.relay.routes import NONE, UP
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from appliance.relay.connection import Connection
     from appliance.relay.links import Ended, PeerLink
+    from appliance.relay.others import Others
     from appliance.relay.registry import Registry
     from appliance.relay.requests import Requests
     from appliance.relay.routes import Routes
@@ -93,7 +94,16 @@ class Peers:
         self.all: dict[str, Peer] = {}
         self.unreachable: dict[str, float] = {}  # owner -> since when there is no route to it
         self.requests: Requests
+        self.others: Others
         self._flushing: Timer | None = None
+
+    async def begin(self) -> None:
+        """Before any link is up: takes up what was known of the others when this relay server ended. Raises OSError."""
+        await self.others.load(self.all.keys())
+        for name, neighbour in self.routes.neighbours.items():
+            peer = self.all[name]
+            peer.ever, peer.since, peer.back = True, neighbour.since, neighbour.back
+        self.merged(tuple(self.registry.owners_of))
 
     def greet(self, connection: Connection, name: str) -> None:
         """A `hello` with the role of a relay server has come."""
@@ -120,6 +130,7 @@ class Peers:
         now = self.now()
         peer.ever, peer.since, peer.back = True, now, None
         self.routes.link_up(link.name, now)
+        self.others.rerouted()
         events.emit(events.PEER_UP, peer=link.name, client=link.connection.client)
         link.send("have", {"have": self.registry.have()})
         self._say_routes(peer)
@@ -205,6 +216,7 @@ class Peers:
                 link.send("ack", applied.ack)
                 return
             self._ask(applied.ack)
+        self.others.heard(body)
         s = self.registry.slices[owner]
         if peer.sent is not None:
             peer.sent[owner] = Sent(s.epoch, s.seq)
@@ -223,11 +235,9 @@ class Peers:
         for name in names:
             ours = self.registry.own.entries.get(name)
             if ours is not None and ours.presence != REMOVED and self._outranked(name):
-                was_online = ours.presence == ONLINE
                 self.registry.set_presence(name, REMOVED, now)
                 self.dirty(self._me)
-                if was_online:
-                    self._overruled(name)
+                self._overruled(name)
         if names:
             self._changed(names)
 
@@ -271,6 +281,7 @@ class Peers:
     # ---- routes
     def _rerouted(self) -> None:
         """Routes may be others: tells the neighbours, and everybody who looks at names."""
+        self.others.rerouted()
         for peer in self.all.values():
             self._say_routes(peer)
         self.dirty(*self.registry.slices)
@@ -345,6 +356,7 @@ class Peers:
             elif now - self.unreachable.setdefault(owner, now) >= EXPIRED_S:
                 del self.unreachable[owner]
                 gone += self.registry.drop_owner(owner)
+                self.others.gone(owner)
         for ack in self.registry.stalled(now):
             self._ask(ack)
         if ours:

@@ -37,6 +37,7 @@ __all__ = [
     "Sent",
     "Slice",
     "is_have",
+    "unpack",
 ]
 
 ONLINE, LOST, OFFLINE, REMOVED = range(4)
@@ -47,6 +48,9 @@ FRAME_BYTES: Final = 40_000
 ENTRY_BYTES: Final = 120
 ENTRY_LIMIT: Final = 20_000
 OWNER_LIMIT: Final = 256
+FIELDS: Final = 7
+STATIC: Final = 6
+"""Fields of an entry (RELAY §3); with so many of them it says its services, or its fingerprint too."""
 SERVICE_LIMIT: Final = 64
 SERVICE_NAME_LIMIT: Final = 63
 EPOCH_LIMIT: Final = 2**40
@@ -130,7 +134,8 @@ class Registry:
         own.seq += 1
         old = own.entries.pop(name, None)  # at the end: a slice's entries are in ascending seq
         same = old is not None and (old.services, old.fingerprint) == (tuple(services), fingerprint)
-        static = old.static if same and old is not None else own.seq
+        # One that was removed may have been dropped by others already: they must hear all of it.
+        static = old.static if same and old is not None and old.presence != REMOVED else own.seq
         own.entries[name] = Entry(name, own.seq, counter, presence, now, tuple(services), fingerprint, static)
         self._list(self.me, name)
 
@@ -229,7 +234,11 @@ class Registry:
         fits = base == s.seq if s.run is not None else base <= s.seq
         if not ((epoch == s.epoch and fits and base) or (base == 0 and epoch >= s.epoch)):
             return Applied([], ack=_ack(s))
-        entries = [_unpack(item, now, None if base == 0 else s) for item in raw]
+        if base and any(_lacks(item, s) for item in raw):
+            # Told to somebody who knew it: the run that was cut had not come so far when it changed. From the start.
+            s.fell_from, s.seq, s.run, s.run_at = max(s.seq, s.fell_from), 0, set(), now
+            return Applied([], ack=_ack(s))
+        entries = [unpack(item, now, None if base == 0 else s) for item in raw]
         if entries and not (base < entries[0].seq and entries[-1].seq <= seq and _ascending(entries)):
             raise FrameError("bad-body", "entries out of order")
         if len(s.entries) + sum(e.name not in s.entries for e in entries) > ENTRY_LIMIT:
@@ -264,9 +273,21 @@ class Registry:
             return Applied(changed, _ack(s) if fell else None, fell)
         return Applied(changed)
 
+    def adopt(self, s: Slice) -> None:
+        """Another's slice as it stood when we were here last, in place of what we have of it. Raises FrameError where
+        it passes a limit."""
+        if s.owner not in self.slices and len(self.slices) > OWNER_LIMIT:
+            raise FrameError("limit", f"more than {OWNER_LIMIT} owners")
+        self.drop_owner(s.owner)
+        self.slices[s.owner] = s
+        for name in s.entries:
+            self._list(s.owner, name)
+
     def drop_owner(self, owner: str) -> list[str]:
         """An owner that is gone for good; -> the names that it had."""
-        s = self.slices.pop(owner)
+        s = self.slices.pop(owner, None)
+        if s is None:
+            return []
         for name in s.entries:
             self._unlist(owner, name)
         return list(s.entries)
@@ -307,15 +328,16 @@ def _pack(e: Entry, now: float, base: int) -> list[Any]:
     return fields if base and e.static <= base else [*fields, list(e.services), e.fingerprint]
 
 
-def _unpack(item: object, now: float, known: Slice | None) -> Entry:
-    """Raises FrameError."""
+def unpack(item: object, now: float, known: Slice | None) -> Entry:
+    """An entry of an `update`; `known`: where the fields are that were left out. Raises FrameError."""
     if not isinstance(item, list) or len(item) < 2:
         raise FrameError("bad-body", "no entry")
-    old = known.entries.get(item[0]) if known is not None and isinstance(item[0], str) else None
+    old = known.entries.get(item[0]) if known is not None and _is_short(item) else None
+    all_said = old is None or len(item) >= STATIC
     if old is not None:
         since = max(0.0, now - old.since)
         rest = [old.counter, old.presence, since, list(old.services), old.fingerprint]
-        item = [*item, *rest[len(item) - 2 :]] if len(item) < 7 else item
+        item = [*item, *rest[len(item) - 2 :]]
     match item:
         case [
             str() as name,
@@ -337,10 +359,19 @@ def _unpack(item: object, now: float, known: Slice | None) -> Entry:
                 and all(isinstance(s, str) and 0 < len(s) <= SERVICE_NAME_LIMIT and s.isprintable() for s in services)
                 and len(fingerprint) == 32
             ):
-                kept = old is not None and (old.services, old.fingerprint) == (tuple(services), fingerprint)
-                static = old.static if kept and old is not None else seq
+                static = old.static if old is not None and not all_said else seq
                 return Entry(name, seq, counter, presence, now - age, tuple(services), fingerprint, static)
     raise FrameError("bad-body", "no entry, or a field is missing of one that is new here")
+
+
+def _is_short(item: object) -> bool:
+    """Whether fields of it are left out."""
+    return isinstance(item, list) and 2 <= len(item) < FIELDS and isinstance(item[0], str)
+
+
+def _lacks(item: Any, s: Slice) -> bool:
+    """Whether fields are left out that we don't have."""
+    return _is_short(item) and item[0] not in s.entries
 
 
 def is_have(epoch: object, seq: object) -> bool:

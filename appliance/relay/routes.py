@@ -61,10 +61,11 @@ class Routes:
         self.neighbours: dict[str, Neighbour] = {}
 
     def link_up(self, name: str, now: float) -> None:
-        """A new link; what was said over the older one stands until the new one says something else, but as lost."""
+        """A new link; what was said over the older one stands until the new one says something else, but as lost, for
+        as long as it has not been up."""
         old = self.neighbours.get(name)
-        routes = {} if old is None else {o: r for o, r in old.routes.items() if o != name}
-        kept = {o: Route(o, r.path, LOST, now) for o, r in routes.items()}
+        routes = {} if old is None else {o: old.as_seen(r) for o, r in old.routes.items() if o != name}
+        kept = {o: Route(o, r.path, LOST, now if r.state == UP else r.since) for o, r in routes.items()}
         self.neighbours[name] = Neighbour(name, UP, now, None, kept)
 
     def link_down(self, name: str, now: float, back: float | None) -> None:

@@ -25,6 +25,7 @@ from appliance.relay.epoll import EpollSet
 from appliance.relay.links import PeerLink
 from appliance.relay.listener import Listener
 from appliance.relay.memory import Memory
+from appliance.relay.others import Others
 from appliance.relay.peers import Peer, Peers
 from appliance.relay.proof import prove_login
 from appliance.relay.requests import Requests
@@ -47,8 +48,12 @@ if TYPE_CHECKING:
     from appliance.relay.records import Records
     from appliance.relay.request import Link, Request
     from appliance.relay.requests import Callee
+    from appliance.relay.slice_files import SliceFiles
 
-__all__ = ["CircuitLabel", "RelayServer"]
+__all__ = ["RECORDS", "CircuitLabel", "RelayServer"]
+
+RECORDS: Final = ("table", "enrolled", "waiting", "routes")
+"""The files of `records.Records` that a relay server has."""
 
 TERMINAL_CIRCUITS: Final = 64
 """RELAY §1: of one terminal, as caller or callee."""
@@ -68,8 +73,8 @@ class CircuitLabel:
 
 
 class RelayServer:
-    """One run of the relay server. `keys`: peer -> the shared secret's 32 bytes. `records` are "table", "enrolled" and
-    "waiting". `verify(password, stored)` is `config.passwords`'; `over_line(address)`: whether a local address is a
+    """One run of the relay server. `keys`: peer -> the shared secret's 32 bytes. `records` are
+    `RECORDS`. `verify(password, stored)` is `config.passwords`'; `over_line(address)`: whether a local address is a
     line's; `line_wanted` is called when `waiting.line_wanted` may have changed; `line_budget` as in `Requests`.
     `devices`: name -> its identity."""
 
@@ -82,6 +87,7 @@ class RelayServer:
         identity: Identity,
         context: ssl.SSLContext,
         records: Mapping[str, Records],
+        slices: SliceFiles,
         verify: Callable[[str, str], bool],
         clock: Clock,
         devices: Mapping[str, Identity],
@@ -103,11 +109,11 @@ class RelayServer:
         self._conflicts: dict[str, str] = {}  # name -> the owner that the journal was told of
         self._on_circuit_end = self._circuit_ended  # one for all: each look-up makes another
         self._nursery: trio.Nursery | None = None
-        registry = self.memory.registry
+        registry, routes = self.memory.registry, Routes(site, config.forget_after_s)
         self.peers = Peers(
             site,
             registry,
-            Routes(site, config.forget_after_s),
+            routes,
             self.timers,
             changed=self._table_changed,
             overruled=self._overruled,
@@ -115,6 +121,7 @@ class RelayServer:
             keep=self.memory.keep_epoch,
             make_link=lambda connection, name: self._link(connection, name, opened_there=True),
         )
+        self.peers.others = Others(slices, records["routes"], registry, routes, clock, self.timers, self.start)
         for peer in config.peer:
             self.peers.all[peer.name] = Peer(peer.name, keys.get(peer.name, b""), peer.terminals, peer.address)
         self.dialling = Dialling(site, self.epoll, self.timers, make_link=self._own_link)
@@ -177,6 +184,7 @@ class RelayServer:
         """Serves on these listening sockets until cancelled; circuits then end, terminals are told. Raises OSError
         where its beginning can't be recorded."""
         await self.memory.begin()
+        await self.peers.begin()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -193,11 +201,12 @@ class RelayServer:
             self.close()
 
     async def drain(self) -> None:
-        """Accepts no more, and says `bye` to everybody."""
+        """Accepts no more, says `bye` to everybody, and keeps what it knows of the others."""
         self.listener.close()
         self.peers.stop()
         self.terminals.stop()
         await trio.sleep(STOP_S)
+        await self.peers.others.save()
 
     def close(self) -> None:
         """What is left of it."""

@@ -118,7 +118,10 @@ class Client:
 
 
 class PeerClient(Client):
-    """A relay server that says what it is told to: a link to the one under test, which it has opened."""
+    """A relay server that says what it is told to: a link to the one under test, which it has opened. `had`: what that
+    one has, owner -> [epoch, seq]."""
+
+    had: dict[str, list[int]]
 
     @classmethod
     async def link(cls, port: int, me: str, them: str, **told: Any) -> PeerClient:
@@ -131,7 +134,7 @@ class PeerClient(Client):
         assert welcome["relay"] == them
         want = relay.peer_proof(bytes(32), "posthouse welcome 1", me, them, peer.relay_der, nonce)
         assert welcome["proof"] == want
-        assert await peer.receive() is not None  # have
+        peer.had = (await peer.expect("have"))["have"]
         return peer
 
     async def begin(self, have: dict[str, list[int]] | None = None) -> None:

@@ -14,7 +14,8 @@ import trio
 from appliance.config.model import Relay, RelayAccount, RelayPeer
 from appliance.relay.identity import device_identity, own_identity, server_context
 from appliance.relay.records import Records
-from appliance.relay.server import RelayServer
+from appliance.relay.server import RECORDS, RelayServer
+from appliance.relay.slice_files import SliceFiles
 from appliance.storage.disk import Disk
 from fakes.clock import FakeClock
 from fakes.committer import InlineCommitter
@@ -85,7 +86,8 @@ async def house(
         keys={peer.name: bytes(32) for peer in peers},
         identity=identity,
         context=server_context(identity),
-        records={n: Records(disk, committer, root / n) for n in ("table", "enrolled", "waiting")},
+        records={n: Records(disk, committer, root / n) for n in RECORDS},
+        slices=SliceFiles(disk, committer, root / "others"),
         verify=lambda password, stored: password == stored,
         clock=FakeClock(),
         devices={device.name: device_identity(disk, keys, device.name) for device in config.device},

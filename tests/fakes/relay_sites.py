@@ -7,6 +7,7 @@ arrives is a copy. A wire may be cut at one end only, frames may come twice or i
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from appliance.protocol.relay import Decoder, FrameError, encode
 from appliance.relay.directory import Directory
 from appliance.relay.links import Ended
 from appliance.relay.memory import Memory
+from appliance.relay.others import Others
 from appliance.relay.peers import Peer, Peers
 from appliance.relay.routes import Routes
 from fakes.clock import FakeClock
@@ -35,6 +37,32 @@ class Stored:
 
     async def forget(self, key: str) -> None:
         self.values.pop(key, None)
+
+
+class StoredSlices:
+    """As `relay.slice_files.SliceFiles`, in memory, over the site's restarts. Files are written anew soon."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, list[str]] = {}
+        self.found: dict[str, list[dict[str, Any]]] = {}
+
+    def read(self) -> None:
+        """As at the start of the process."""
+        self.found = {owner: [json.loads(line) for line in lines] for owner, lines in self.files.items()}
+
+    def wants_anew(self, owner: str) -> bool:
+        return len(self.files.get(owner, "many lines")) > 6
+
+    def damaged(self, owner: str, why: str) -> None:
+        raise AssertionError(f"the slice of {owner} is damaged: {why}")
+
+    async def write(self, changes: Mapping[str, tuple[bool, list[dict[str, Any]]]]) -> list[str]:
+        for owner, (anew, records) in changes.items():
+            lines = [json.dumps(record) for record in records]
+            self.files[owner] = lines if anew else [*self.files[owner], *lines]
+            if not records:
+                del self.files[owner]
+        return []
 
 
 def run(work: Awaitable[None]) -> None:
@@ -203,7 +231,7 @@ class Site:
         self.world = world
         self.name = name
         self.peer_names = peers
-        self.stored = Stored()
+        self.stored, self.stored_routes, self.slices = Stored(), Stored(), StoredSlices()
         self.clock = FakeClock()
         self.epochs: set[int] = set()
         self.ends: set[End] = set()
@@ -215,13 +243,16 @@ class Site:
         world = self.world
         self.timers = HandTimers(lambda: world.now)
         stored: Any = self.stored
+        slices: Any = self.slices
+        stored_routes: Any = self.stored_routes
+        routes = Routes(self.name, FORGET_S)
         self.memory = Memory(stored, self.clock, self.name, self.undone.append, lambda: world.now)
         self.directory = Directory(self.name, self.clock)
         timers: Any = self.timers
         self.peers = Peers(
             self.name,
             self.memory.registry,
-            Routes(self.name, FORGET_S),
+            routes,
             timers,
             changed=lambda names: None,
             overruled=self._overruled,
@@ -232,6 +263,17 @@ class Site:
         )
         requests: Any = self
         self.peers.requests = requests
+        self.slices.read()
+        self.peers.others = Others(
+            slices,
+            stored_routes,
+            self.memory.registry,
+            routes,
+            self.clock,
+            timers,
+            self.undone.append,
+            lambda: world.now,
+        )
         for name in self.peer_names:
             self.peers.all[name] = Peer(name, bytes(32), ("*",), "")
         self.directory.peers = self.peers
@@ -239,6 +281,7 @@ class Site:
         self.directory.configure(Relay(account=tuple(RelayAccount(name=n, roams=True) for n in world.names)))
         self.online: dict[str, int] = {}
         run(self.memory.begin())
+        run(self.peers.begin())
         self.epochs.add(self.memory.registry.own.epoch)
 
     def link_lost(self, link: object) -> None:
@@ -278,6 +321,8 @@ class Site:
             end.other.over(Ended("the other side ended", None))
         if lost:
             self.stored.values.clear()
+            self.stored_routes.values.clear()
+            self.slices.files.clear()
             while int(self.clock.now().wall) in self.epochs:
                 self.clock.advance(1)  # two lives without a memory never begin in the same second (RELAY §3)
         self.begin()
@@ -369,4 +414,18 @@ class World:
                 self.advance(601)
                 for site in self.sites.values():
                     site.tidy()
+        print("EDGES", self.edges)
+        for k in range(3):
+            print("ROUND", k, "moved", moved, [(a, b) for a, b in self.edges if not self.linked(a, b)])
+            for wire in self.live():
+                for end in wire.ends:
+                    while end.state != "over" and (frame := end.next()) is not None:
+                        print("   ", end.name, "->", end.site.name, frame)
+                        end.take(frame)
+            for site in self.sites.values():
+                print("   ", site.name, len(site.undone), [t.call for t in site.timers.all if t.call])
+                site.settle()
+        for site in self.sites.values():
+            for o, s in site.memory.registry.slices.items():
+                print("S", site.name, o, (s.epoch, s.seq, s.floor, s.fell_from), "run", s.run, list(s.entries))
         raise AssertionError("they never stop talking")

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from appliance.config.model import RelayPeer
 from fakes.relay_client import Client, join
-from fakes.relay_house import KEYS, House, chain
+from fakes.relay_house import KEYS, House, chain, house
 
 
 async def login(h: House, name: str, *services: str) -> Client:
@@ -67,6 +68,32 @@ async def test_a_link_that_ends_without_a_word_makes_its_terminals_lost_and_come
         assert houses["b"].presence("pc11") == "lost"
         await houses["b"].until("pc11", "online")
         assert [houses["b"].server.peers.state(p) for p in houses["b"].server.peers.all.values()] == ["up"]
+
+
+async def test_after_a_restart_what_the_others_told_is_known_and_only_changes_are_asked_for(tmp_path: Path) -> None:
+    def entry(name: str, seq: int, presence: int = 0) -> list[Any]:
+        return [name, seq, 7, presence, 0, ["ssh"], KEYS["other"].fingerprint]
+
+    peers = (RelayPeer(name="peer1", secret="s", connect="never"),)
+    async with house(tmp_path, peers=peers) as h:
+        peer = await h.link("peer1")
+        await peer.begin()
+        await peer.update("peer1", entry("far1", 1), entry("far2", 2))
+        await h.until("far2", "online")
+        await h.server.drain()
+    async with house(tmp_path, peers=peers) as h:
+        assert (h.presence("far1"), h.presence("far2")) == ("lost", "lost")
+        assert h.server.directory.known_counter("far1") == 7
+        assert [h.server.peers.state(p) for p in h.server.peers.all.values()] == ["lost"]
+        caller = await h.login("pc11")
+        await caller.send("connect", id=bytes(16), to="far1", service="ssh")
+        assert (await caller.expect("unavailable"))["reason"] == "lost"
+        peer = await h.link("peer1")
+        assert peer.had["peer1"] == [1, 2]
+        await peer.begin()
+        await peer.update("peer1", entry("far2", 3, 3), base=2)
+        await h.until("far2", None)
+        await h.until("far1", "online")
 
 
 async def test_a_refusal_comes_back_unchanged(tmp_path: Path) -> None:

@@ -76,6 +76,36 @@ def test_fields_are_left_out_only_of_what_the_receiver_knew_before_the_first_fra
     assert {e.name: e.presence for e in theirs.slices["o"].entries.values()} == {"a": LOST, "b": OFFLINE, "c": OFFLINE}
 
 
+def test_fields_that_are_missing_after_a_run_was_cut_are_asked_for_from_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("appliance.relay.registry.FRAME_ENTRIES", 1)
+    mine, theirs = Registry("o", 1), Registry("me", 1)
+    for name in ("a", "b", "c"):
+        mine.publish(name, ONLINE, 0, 1, ["ssh"], FP)
+    mine.set_presence("a", OFFLINE, 0)  # now behind the others, though nothing else of it has changed
+    theirs.apply(next(mine.frames("o", Sent(0, 0), 0)), 0)
+    assert theirs.have()["o"] == [1, 2] and set(theirs.slices["o"].entries) == {"b"}
+    acks = [theirs.apply(body, 0).ack for body in mine.frames("o", Sent(1, 2), 0)]
+    assert acks == [None, {"owner": "o", "epoch": 1, "seq": 0}]
+    assert list(theirs.frames("o", Sent(0, 0), 0)) == []  # nobody is told what may lack a part
+    assert [theirs.apply(body, 0).ack for body in mine.frames("o", Sent(1, 0), 0)] == [None] * 3
+    assert theirs.have() == {"me": [1, 0], "o": [1, 4]} and set(theirs.slices["o"].entries) == {"a", "b", "c"}
+
+
+def test_an_entry_that_comes_back_after_it_was_removed_leaves_no_field_out() -> None:
+    mine, theirs = Registry("o", 1), Registry("me", 1)
+    mine.publish("a", OFFLINE, 0, 1, ["ssh"], FP)
+    assert mine.forget(10.0, 5.0) == ["a"]
+    for body in mine.frames("o", Sent(0, 0), 10):
+        theirs.apply(body, 10)
+    theirs.forget(20.0, 5.0)
+    assert theirs.slices["o"].entries == {}  # dropped there, and not here yet
+    mine.publish("a", ONLINE, 20, 2, ["ssh"], FP)
+    (body,) = mine.frames("o", Sent(1, 2), 20)
+    assert theirs.apply(body, 20).changed == ["a"]
+
+
 def test_below_the_newest_removed_entry_that_was_dropped_there_is_a_full_run() -> None:
     r = Registry("o", 1)
     for name in ("a", "b"):
@@ -137,6 +167,18 @@ def test_a_link_that_has_been_up_for_longer_than_forget_after_is_told_as_up_now(
     other.link_up("me", 500)
     other.heard("me", r.to_say("o", 500), 500)
     assert other.best("o", 500) is not None
+
+
+def test_what_was_said_over_an_older_link_grows_old() -> None:
+    r = Routes("me", 100.0)
+    r.link_up("n1", 0)
+    r.heard("n1", {"owner": "o", "path": ["o", "n1"], "state": "up"}, 0)
+    for at in (20, 40, 60, 80):  # again and again, and never a word of it
+        r.link_down("n1", at, None)
+        r.link_up("n1", at + 10)
+    way = r.best("o", 119)
+    assert way is not None and (way[1].state, way[1].since) == ("lost", 20)
+    assert r.best("o", 120) is None
 
 
 async def test_silence_is_asked_after_and_ends_the_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
