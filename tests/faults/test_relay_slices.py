@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from appliance.relay import others, slice_files
 from appliance.relay.others import Others
@@ -324,13 +325,30 @@ async def test_a_disk_that_takes_nothing_for_a_while_leaves_no_gap(
     assert stand(again.registry.slices["o"]) == stand(kept.registry.slices["o"])
 
 
-async def test_saves_that_meet_follow_one_another(tmp_path: Path) -> None:
-    kept = await begin(tmp_path, Disk())
+async def test_a_save_waits_for_one_that_may_fail_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected_errors: list[str]
+) -> None:
+    expected_errors.append("the disk failed")
+    disk = Disk()
+    kept = await begin(tmp_path, disk)
     o, sent = owner(4), Sent(0, 0)
+    kept.tell(o, sent)
+    await kept.others.save()
+    committer: Any = kept.others._files._committer
+    goes_on = trio.Event()
+
+    async def commit(work: Callable[[], Any]) -> Any:
+        monkeypatch.undo()
+        await goes_on.wait()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(committer, "commit", commit)
     async with trio.open_nursery() as nursery:
-        for n in range(6):
-            o.set_presence("pc1", OFFLINE if n % 2 else ONLINE, NOW)
+        for name in ("pc1", "pc2"):
+            o.set_presence(name, OFFLINE, NOW)
             kept.tell(o, sent)
             nursery.start_soon(kept.others.save)
-            await trio.sleep(0)
-    assert (await begin(tmp_path, Disk())).registry.have()["o"] == [1, o.own.seq]
+            await trio.testing.wait_all_tasks_blocked()
+        goes_on.set()
+    again = await begin(tmp_path, Disk())
+    assert stand(again.registry.slices["o"]) == stand(kept.registry.slices["o"])
