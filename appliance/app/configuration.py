@@ -65,6 +65,8 @@ class Configuration:
         self._store = Store(house.config_file, house.core.paths.config, Disk())
         self._one_at_a_time = trio.Lock()
         self._confirmed = trio.Event()
+        self._back_at = 0.0
+        """When a commit that nobody confirms goes back, by Trio's clock."""
         self.table: dict[str, Callable[[Mapping[str, Any], Progress], Awaitable[Any]]] = {
             "config-show": self._show,
             "config-set": self._set,
@@ -75,6 +77,7 @@ class Configuration:
             "config-confirm": self._confirm,
             "config-rollback": self._rollback,
             "config-revisions": self._revisions,
+            "config-status": self._status,
         }
 
     def begin(self) -> None:
@@ -126,6 +129,10 @@ class Configuration:
     async def _revisions(self, arguments: Mapping[str, Any], progress: Progress) -> Any:
         return await self._do(self._store.revisions)
 
+    async def _status(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+        left_s = max(0.0, self._back_at - trio.current_time()) if self._store.unconfirmed else None
+        return {"editing": await self._do(lambda: self._store.editing), "confirm_left_s": left_s}
+
     async def _commit(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
         editor, comment = _editor(arguments), str(arguments.get("comment", ""))
         confirm_s = arguments.get("confirm_s")
@@ -135,6 +142,7 @@ class Configuration:
         done = await self._do(commit, editor, comment, self._now())
         if confirm_s is not None:
             self._confirmed = trio.Event()
+            self._back_at = trio.current_time() + confirm_s
             self._house.start_soon(self._go_back_unless_confirmed, confirm_s, self._confirmed)
         events.emit(events.CONFIG_COMMITTED, revision=done.revision, who=editor, comment=comment or "no comment")
         return {"revision": done.revision, "refused": await self._house.reload(), "confirm_s": confirm_s}

@@ -39,5 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     verb("confirm", "let the last commit stand")
     back = verb("rollback", "drop the candidate, or make it what was in force N commits ago")
     back.add_argument("number", nargs="?", type=int, default=0, metavar="N")
+    status = verb("status", "say who edits, and how long a commit still waits for its confirmation")
+    status.add_argument("--json", action="store_true", help="print JSON for programs")
     revisions = verb("revisions", "list what was in force, the newest first")
     revisions.add_argument("--json", action="store_true", help="print JSON for programs")

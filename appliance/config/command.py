@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["main"]
+__all__ = ["main", "this_editor"]
 
 OK, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
 
@@ -60,10 +60,10 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
         given["text"] = sys.stdin.read()
     if getattr(arguments, "confirm", None) is not None:
         given["confirm_s"] = duration(1).read(arguments.confirm)
-    return {**given, **_editor()._asdict()}
+    return {**given, **this_editor()._asdict()}
 
 
-def _editor() -> Editor:
+def this_editor() -> Editor:
     """Who sits here, and where."""
     try:
         who = os.environ.get("SUDO_USER") or getpass.getuser()
@@ -127,6 +127,8 @@ def _act(store: Store, action: str, given: dict[str, Any]) -> Any:
             return store.confirm()
         case "rollback":
             return store.rollback(given["number"], editor, now)
+        case "status":
+            return {"editing": store.editing, "confirm_left_s": 0.0 if store.unconfirmed else None}
         case _:
             return store.revisions()
 
@@ -141,6 +143,10 @@ def _print(arguments: argparse.Namespace, result: Any, file: Path) -> None:
         case "revisions":
             shown = [{**r, "when": rfc3339(r["when"])} for r in result]
             print(json.dumps(shown, indent=2) if arguments.json else _table(result, file))
+        case "status":
+            editing = result["editing"]
+            as_json = {**result, "editing": editing and {**editing, "since": rfc3339(editing["since"])}}
+            print(json.dumps(as_json, indent=2) if arguments.json else _status(result, file))
         case "commit" if result["confirm_s"] is not None:
             _say(
                 f"revision {result['revision']} goes back by itself in {result['confirm_s']:g} s: `config confirm`", OK
@@ -150,11 +156,26 @@ def _print(arguments: argparse.Namespace, result: Any, file: Path) -> None:
                 _say(note, OK)
 
 
-def _table(revisions: list[dict[str, Any]], file: Path) -> str:
+def _status(status: dict[str, Any], file: Path) -> str:
+    editing, left_s = status["editing"], status["confirm_left_s"]
+    lines = ["nobody is editing"]
+    if editing:
+        since = datetime.fromtimestamp(editing["since"], _zone(file)).strftime("%Y-%m-%d %H:%M")
+        lines = [f"{Editor(editing['who'], editing['where'])} is editing since {since}"]
+    if left_s is not None:
+        lines.append(f"the last commit goes back by itself in {left_s:.0f} s, unless it is confirmed")
+    return "\n".join(lines)
+
+
+def _zone(file: Path) -> ZoneInfo:
     try:
-        zone = ZoneInfo(whereabouts(file).timezone)
+        return ZoneInfo(whereabouts(file).timezone)
     except ConfigErrors:
-        zone = ZoneInfo("UTC")
+        return ZoneInfo("UTC")
+
+
+def _table(revisions: list[dict[str, Any]], file: Path) -> str:
+    zone = _zone(file)
     rows = [("", "when", "who", "comment")]
     for r in revisions:
         when = datetime.fromtimestamp(r["when"], zone).strftime("%Y-%m-%d %H:%M")

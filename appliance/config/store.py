@@ -129,6 +129,12 @@ class Store:
         """Whether a commit waits for its confirmation."""
         return self._unconfirmed.exists()
 
+    @property
+    def editing(self) -> dict[str, Any] | None:
+        """Who began the candidate: {`who`, `where`, `since` (Unix seconds)}; None where nothing is being edited."""
+        note = self._note()
+        return {key: note[key] for key in ("who", "where", "since")} if note else None
+
     # ---- editing
     def set(self, path: str, value: str, editor: Editor, now: float) -> list[str]:
         """Sets one place of the candidate; -> what the editor should know. Raises PathError, EditError."""

@@ -106,7 +106,9 @@ def _trie(rows: tuple[Row, ...]) -> _Node:
 
 # ---- reading
 def _tokens(line: str) -> list[_Token]:
-    return [_Token(_plain(m), m.start()) for m in _TOKEN.finditer(line)]
+    """A `config` in front is the command line's way to say it: `config confirm`."""
+    tokens = [_Token(_plain(m), m.start()) for m in _TOKEN.finditer(line)]
+    return tokens[1:] if len(tokens) > 1 and tokens[0].text == "config" else tokens
 
 
 def _plain(m: re.Match[str]) -> str:

@@ -8,23 +8,34 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import TYPE_CHECKING, Final
+import math
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+from appliance.config.command import this_editor
+from appliance.config.keypath import PathError, entry_at, resolve
+from appliance.config.schema import Table
 from appliance.console.history import History, may_be_kept
-from appliance.console.house import House
+from appliance.console.house import Editing, House
 from appliance.console.lock import Lock
 from appliance.console.parse import LineError, argv, choices, parse
+from appliance.console.paths import joined
+from appliance.console.safe import safe
 from appliance.console.terminal import Interrupts, Terminal, TimedOut, can_edit
+from appliance.storage.disk import Disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from appliance.console.editor import Editor
     from appliance.console.parse import Parsed
 
 __all__ = ["main"]
 
+BACK_S: Final = 2.0
+"""A commit that is not confirmed is back in force so long after its time, or is asked about again."""
 LINE_LIMIT: Final = 4000
 """Characters of a line that is read: a value of the configuration is shorter."""
 
@@ -54,6 +65,8 @@ class Shell:
         self._house = House(file)
         self._lock = Lock(file, terminal)
         self._history = History(self._house.state)
+        self._editing = Editing()
+        self._site = "posthouse"
         self._editor: Editor | None = None
         self._held = ""
         """The beginning of the line about which a `?` was asked, where lines are plain."""
@@ -67,6 +80,7 @@ class Shell:
         self._lock.open()
         self._greet()
         while True:
+            self._look()
             if self._lock.due:
                 self._terminal.say("\nlocked: nobody has typed anything for a while")
                 self._held = ""
@@ -91,15 +105,35 @@ class Shell:
         else:
             self._terminal.say(f"Posthouse {status['version']} for {status['site']}")
         self._terminal.say("? lists what can be typed, at every word; Ctrl-C stops what was asked for")
+        self._site = self._house.name or self._site
+        self._editing = self._house.editing()
+        if (editor := self._editing.editor) is not None and editor != this_editor():
+            self._terminal.say(f"{editor} is editing the configuration: `compare` shows what")
+
+    def _look(self) -> None:
+        """How it stands with the candidate, for the prompt; a commit that went back meanwhile is told of."""
+        before, self._editing = self._editing, self._house.editing()
+        if before.back_at is not None and self._editing.back_at is None and (back := self._house.went_back()):
+            self._terminal.say(f"the last commit was not confirmed in time: {back}")
 
     def _prompt(self) -> str:
-        return "posthouse> "
+        editing = self._editing
+        context = f" [{self._house.context}]" if self._house.context else ""
+        left = f" ({_left(editing.back_at - time.monotonic())} to confirm)" if editing.back_at is not None else ""
+        return safe(f"{self._site}{'*' if editing.editor else ''}{context}{left}> ", ascii_only=True)
+
+    def _until(self) -> float:
+        """When to leave off waiting for a line: to lock, or to see that a commit went back."""
+        back_at = self._editing.back_at
+        if back_at is None:
+            return self._lock.until()
+        return min(self._lock.until(), max(back_at + BACK_S, time.monotonic() + BACK_S))
 
     # ---- reading
     def _read(self) -> str:
         if self._editor is not None:
-            return self._editor.read_line(self._prompt, self._lock.until)
-        return self._held + self._terminal.read_line(self._prompt() + self._held, self._lock.until())
+            return self._editor.read_line(self._prompt, self._until)
+        return self._held + self._terminal.read_line(self._prompt() + self._held, self._until())
 
     def _explain(self, line: str) -> bool:
         """Shows what may come at the end of the line; False where a question mark is part of what is typed."""
@@ -140,23 +174,74 @@ class Shell:
 
     # ---- doing
     def _do(self, parsed: Parsed) -> None:
+        typed = parsed.given.get("PATH", "")
+        path = joined(self._house.context, typed)
+        if path and "PATH" in parsed.row.pattern:
+            parsed = parsed._replace(given={**parsed.given, "PATH": path})
         match argv(parsed):
             case ["@exit"]:
                 raise _Left
             case ["@help", *line]:
                 self._explain(" ".join([*line, ""]).lstrip())
+            case ["@edit", *_]:
+                self._edit(path if typed else "")
+            case ["@save", name]:
+                self._save(Path(name))
+            case ["@load", name]:
+                self._load(Path(name))
             case arguments:
                 self._run(arguments, live=parsed.row.live)
 
+    def _edit(self, path: str) -> None:
+        """Paths count from this table on."""
+        try:
+            place = resolve(path, self._house.candidate())
+            if place and not isinstance(entry_at(place), Table):
+                raise PathError(f"{path} is no table")
+            self._house.context = path
+        except PathError as error:
+            self._terminal.say(str(error))
+
+    def _save(self, file: Path) -> None:
+        text = io.StringIO()
+        try:
+            if self._call(["config", "show"], text) == 0:
+                Disk().replace_file(file.absolute(), text.getvalue().encode())
+            else:
+                self._terminal.put(text.getvalue())
+        except OSError as error:
+            self._terminal.say(f"{file}: {error.strerror or error}")
+
+    def _load(self, file: Path) -> None:
+        try:
+            text = file.read_text("utf-8")
+        except (OSError, ValueError) as error:
+            self._terminal.say(f"{file}: {getattr(error, 'strerror', '') or error}")
+            return
+        before, sys.stdin = sys.stdin, io.StringIO(text)
+        try:
+            self._run(["config", "load"])
+        finally:
+            sys.stdin = before
+
     def _run(self, arguments: Sequence[str], *, live: bool = False) -> int:
         """Runs a verb of the command line and shows what it prints."""
+        if live:
+            return self._call(arguments, self._terminal.writer)
         said = io.StringIO()
-        out = self._terminal.writer if live else said
+        code = self._call(arguments, said)
+        self._terminal.page(said.getvalue(), self._lock.until)
+        return code
+
+    def _call(self, arguments: Sequence[str], out: Any) -> int:
+        """-> the exit code of that command line."""
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             try:
-                code = self._run_verb(["--config", str(self._file), *arguments])
+                return self._run_verb(["--config", str(self._file), *arguments])
             except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else 1
-        if said.getvalue():
-            self._terminal.page(said.getvalue(), self._lock.until)
-        return code
+                return end.code if isinstance(end.code, int) else 1
+
+
+def _left(seconds: float) -> str:
+    """Of a commit's time, so that the prompt changes seldom."""
+    return f"{round(seconds / 60)} min" if seconds >= 90 else f"{max(0, math.ceil(seconds / 5) * 5)} s"

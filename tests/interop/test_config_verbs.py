@@ -80,8 +80,11 @@ def test_an_unconfirmed_commit_goes_back_by_itself(tmp_path: Path) -> None:
         assert size_of(port) == before
         assert product.file.read_text() == text
         config(product, "rollback", "1")
+        assert " is editing since " in config(product, "status")
         config(product, "commit", "--confirm", "2s")
+        assert "the last commit goes back by itself in " in config(product, "status")
         config(product, "confirm")
+        assert config(product, "status") == "nobody is editing\n"
         wait_until(lambda: "was confirmed by" in product.journal(), "it stands")
         assert size_of(port) == str(1 << 20)
         assert "no commit waits for a confirmation" in config(product, "confirm", code=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,18 +13,33 @@ from .console import console
 from .product import PASSWORD, Product, hashed, running
 
 
-@contextlib.contextmanager
-def house(root: Path, **more: object) -> Iterator[Product]:
+def product(root: Path, **more: object) -> Product:
+    """A site with thirty users."""
     site = {"name": "harbour", "domain": "harbour.example", "state": root / "state", "runtime": root / "run"}
-    user = {"name": "hanako", "addresses": ["hanako@harbour.example"]}
-    product = Product(root, {"site": site, "user": [user], **more}, {})
-    with running(product):
-        yield product
+    users = [
+        {"name": name, "addresses": [f"{name}@harbour.example"]} for name in ("hanako", *(f"u{n}" for n in range(29)))
+    ]
+    return Product(root, {"site": site, "user": users, **more}, {})
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """One that runs, for all tests that leave nothing behind."""
+    one = product(tmp_path_factory.mktemp("site"))
+    with running(one):
+        yield one
+
+
+@pytest.fixture
+def file(site: Product) -> Iterator[Path]:
+    """Its configuration, with nothing being edited."""
+    yield site.file
+    site.cli("config", "rollback")
 
 
 @pytest.mark.parametrize("term", ["dumb", "xterm"])
-def test_a_person_looks_at_a_site(tmp_path: Path, term: str) -> None:
-    with house(tmp_path) as product, console(product.file, term=term) as person:
+def test_a_person_looks_at_a_site(file: Path, term: str) -> None:
+    with console(file, term=term) as person:
         assert "for harbour" in person.prompt()
         assert "services  all running" in person.type("sh st")
         assert "no call was made yet" in person.type("show calls")
@@ -39,8 +54,8 @@ def test_a_person_looks_at_a_site(tmp_path: Path, term: str) -> None:
         assert not person.child.isalive()
 
 
-def test_plain_lines_are_never_drawn_anew(tmp_path: Path) -> None:
-    with house(tmp_path) as product, console(product.file) as person:
+def test_plain_lines_are_never_drawn_anew(file: Path) -> None:
+    with console(file) as person:
         person.prompt()
         seen = person.type("show ?")
         assert "  status     the line, the queue and the services" in seen
@@ -50,8 +65,8 @@ def test_plain_lines_are_never_drawn_anew(tmp_path: Path) -> None:
         assert "  queue      what waits" in person.prompt()
 
 
-def test_a_full_terminal_completes_and_explains(tmp_path: Path) -> None:
-    with house(tmp_path) as product, console(product.file, term="xterm") as person:
+def test_a_full_terminal_completes_and_explains(file: Path) -> None:
+    with console(file, term="xterm") as person:
         person.prompt()
         person.child.send("sh\tst\t")
         person.wait("show status")
@@ -65,8 +80,8 @@ def test_a_full_terminal_completes_and_explains(tmp_path: Path) -> None:
         assert "no call was made yet" in person.prompt()
 
 
-def test_ctrl_c_ends_what_was_asked_for_and_not_the_console(tmp_path: Path) -> None:
-    with house(tmp_path) as product, console(product.file) as person:
+def test_ctrl_c_ends_what_was_asked_for_and_not_the_console(file: Path) -> None:
+    with console(file) as person:
         person.prompt()
         person.child.send("watch\r")
         person.wait("idle ")
@@ -76,44 +91,107 @@ def test_ctrl_c_ends_what_was_asked_for_and_not_the_console(tmp_path: Path) -> N
         assert "services  all running" in person.type("show status")
 
 
-def test_a_long_answer_comes_by_the_page(tmp_path: Path) -> None:
-    users = [{"name": f"u{n}", "addresses": [f"u{n}@harbour.example"]} for n in range(30)]
-    with house(tmp_path, user=users) as product, console(product.file, size=(20, 80)) as person:
+def test_a_long_answer_comes_by_the_page(file: Path) -> None:
+    with console(file, size=(20, 80)) as person:
         person.prompt()
         person.child.send("show config\r")
         first = person.wait("-- more")
-        assert 10 < first.count("\n") <= 20 and '"u0"' in first and '"u29"' not in first
+        assert 10 < first.count("\n") <= 20 and '"hanako"' in first and '"u28"' not in first
         person.child.send("\r")
         person.wait("-- more")
         person.child.send("q\r")
-        assert '"u29"' not in person.prompt()
+        assert '"u28"' not in person.prompt()
 
 
 @pytest.mark.parametrize("term", ["dumb", "xterm"])
 def test_a_forgotten_console_locks_itself(tmp_path: Path, term: str) -> None:
     lock = {"password": hashed(PASSWORD), "idle": "4s"}
-    with house(tmp_path, console=lock) as product, console(product.file, term=term) as person:
+    one = product(tmp_path, console=lock)
+    one.write()
+    (one.root / "state").mkdir()
+    with console(one.file, term=term) as person:
         person.wait("password: ")
-        person.child.send("show status\r")
-        person.wait("that is not the password")
-        person.wait("password: ")
+        if term == "dumb":
+            person.child.send("show status\r")
+            person.wait("that is not the password")
+            person.wait("password: ")
         person.child.sendintr()
         person.child.send(PASSWORD + "\r")
         assert PASSWORD not in person.prompt()
-        assert "services  all running" in person.type("show status")
+        assert "nobody is editing" in person.type("show config status")
         person.child.send("show")
         person.wait("locked: nobody has typed anything")
         person.wait("password: ")
         person.child.send("\x1c\x1a\x03")
         person.child.send(PASSWORD + "\r")
         person.prompt()
-        assert PASSWORD not in (product.root / "state" / "console-history").read_text()
+        assert PASSWORD not in (one.root / "state" / "console-history").read_text()
 
 
-def test_without_a_posthouse_the_stored_configuration_is_there(tmp_path: Path) -> None:
-    with house(tmp_path) as product:
-        product.stop()
-        with console(product.file) as person:
-            assert "no Posthouse runs here" in person.prompt()
-            assert "no running Posthouse answers" in person.type("show status")
-            assert "hanako@harbour.example" in person.type("show config user[hanako].addresses")
+def test_without_a_posthouse_the_stored_configuration_is_there_to_be_edited(tmp_path: Path) -> None:
+    one = product(tmp_path)
+    one.write()
+    with console(one.file) as person:
+        assert "no Posthouse runs here" in person.prompt()
+        assert "no running Posthouse answers" in person.type("show status")
+        assert "hanako@harbour.example" in person.type("show config user[hanako].addresses")
+        person.type("set mail.client_limit 7")
+        person.child.send("\r")
+        person.wait(r"\*> ")
+        person.type("commit")
+    assert "client_limit = 7" in one.file.read_text()
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_the_configuration_is_edited_compared_committed_and_confirmed(file: Path, term: str) -> None:
+    with console(file, term=term) as person:
+        person.prompt()
+        assert "unknown key" in person.type("set mail.mesage_limit 1MiB")
+        person.type('set schedule.at ["07:30", "18:00"]')
+        person.type("edit user[hanako]")
+        person.type("set quota 50MiB")
+        assert 'user[0].quota = "50MiB"' in person.type("show config quota")
+        person.type("edit")
+        assert '+at = ["07:30", "18:00"]' in person.type("compare")
+        person.child.send("commit confirm 10m comment smaller than before\r")
+        assert "goes back by itself in 600 s" in person.prompt()
+        assert "smaller than before" in person.type("revisions")
+        person.child.send("\r")
+        person.wait(r"harbour \(10 min to confirm\)>")
+        person.prompt() if term == "xterm" else None
+        assert "waits for `config confirm`" in person.type("commit")
+        assert person.type("config confirm").strip() == ""  # as the messages have it
+        assert "no commit waits" in person.type("confirm")
+        person.type("rollback 1")
+        assert '-quota = "50MiB"' in person.type("compare")
+        person.type("commit")
+
+
+def test_a_commit_that_nobody_confirms_goes_back_and_the_console_says_so(file: Path) -> None:
+    with console(file) as person:
+        person.prompt()
+        person.type("set mail.message_limit 1MiB")
+        person.type("commit confirm 2s")
+        person.wait(r"the last commit was not confirmed in time: back to revision \d+")
+        assert "1MiB" not in file.read_text()
+
+
+def test_who_comes_is_told_who_edits(file: Path) -> None:
+    with console(file) as one, console(file) as two:
+        one.prompt()
+        one.type("set mail.message_limit 1MiB")
+        two.prompt()
+        assert " is editing too" in two.type("set mail.client_limit 9")
+        with console(file) as three:
+            assert re.search(r"\w+ on pts/\d+ is editing the configuration", three.prompt())
+
+
+def test_the_candidate_goes_to_a_file_and_comes_from_one(file: Path, tmp_path: Path) -> None:
+    with console(file) as person:
+        person.prompt()
+        person.type(f"save {tmp_path / 'saved.toml'}")
+        assert (tmp_path / "saved.toml").read_text() == file.read_text()
+        (tmp_path / "saved.toml").write_text(file.read_text() + "\n[mail]\nclient_limit = 7\n")
+        person.type(f"load {tmp_path / 'saved.toml'}")
+        assert "+client_limit = 7" in person.type("compare")
+        assert "No such file" in person.type("load /nowhere")

@@ -23,6 +23,14 @@ MEANT = [
     ("show queue 'm 1'", "queue show -- 'm 1'"),
     ("q h -x", "queue hold -- -x"),
     ("dial", "dial"),
+    ('set mail.smtp ["a:1",  "b:2"]', """config set -- mail.smtp '["a:1",  "b:2"]'"""),
+    ("set user[0].quota '-5'  ", '''config set -- user[0].quota "'-5'" '''),
+    ("commit", "config commit"),
+    ('commit comm "why not"', "config commit '--comment=why not'"),
+    ("commit confirm comment why  not", "config commit --confirm=10m '--comment=why  not'"),
+    ("commit conf 5m", "config commit --confirm=5m"),
+    ("config confirm", "config confirm"),
+    ("rollb", "config rollback 0"),
     ("dial f", "dial --force"),
 ]  # fmt: skip
 
@@ -49,6 +57,10 @@ def test_an_error_points_at_its_word(line: str, at: int, text: str) -> None:
         parse(line)
     assert caught.value.at == at
     assert text in str(caught.value)
+
+
+def test_a_question_mark_in_a_text_is_text() -> None:
+    assert choices("commit comment why", {}) == [] == choices("set mail.smtp x", {})
 
 
 def test_what_could_be_several_words_says_which() -> None:
