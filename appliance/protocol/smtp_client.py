@@ -230,6 +230,11 @@ class SmtpClient:
         """The server's limit for a message in bytes; 0 when it names none (RFC 1870 §4)."""
         return size_limit(self.extensions)
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that `data_to_send` would hand over."""
+        return len(self._out)
+
     def data_to_send(self) -> bytes:
         """What is to go out now; it is handed over once."""
         out = bytes(self._out)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from appliance.config.model import Tls
+from appliance.transport.outgoing import OutgoingStream
 from appliance.transport.tls import ClientSessions, TlsFailed
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ SEND_S: Final = 600.0
 A line that is gone cancels long before."""
 
 RECEIVE: Final = 32 * 1024
+
+PIECES: Final = 1024
+"""Pieces whose place in the stream is kept: 16 MB when all are whole, beyond any window."""
 
 UNSENT: Final = 4 * 1024
 """Bytes that the kernel may hold beyond what is on its way (TCP_NOTSENT_LOWAT, tcp(7)). Without it megabytes of a
@@ -53,8 +58,12 @@ class ServerConnection:
         self.host = host
         self._port = port
         self._ca = ca
-        self._stream: trio.abc.Stream = stream
-        self._tcp = stream
+        self.handed = 0
+        """Octets that `send` was given, before TLS."""
+        self._tcp = OutgoingStream(stream)
+        self._stream: trio.abc.Stream = self._tcp
+        self._pieces: deque[tuple[int, int]] = deque(maxlen=PIECES)  # `handed` behind each, and `offered` of TCP
+        self._sent: int | None = None  # as it was when the connection was given up
         self._poisoned = False
 
     @classmethod
@@ -92,13 +101,17 @@ class ServerConnection:
             raise ConnectionFailed("the connection is broken")
         self._poisoned = True
         for at in range(0, len(data), PIECE):
+            piece = data[at : at + PIECE]
             try:
                 with trio.fail_after(SEND_S):
-                    await self._stream.send_all(data[at : at + PIECE])
+                    await self._stream.send_all(piece)
             except trio.TooSlowError:
                 raise ConnectionFailed(f"nothing could be sent for {SEND_S:g} s") from None
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise ConnectionFailed(f"the connection broke: {error.__cause__ or error}") from error
+            finally:
+                self.handed += len(piece)
+                self._pieces.append((self.handed, self._tcp.offered))
         self._poisoned = False
 
     async def receive(self, deadline_s: float | None = None) -> bytes:
@@ -116,6 +129,26 @@ class ServerConnection:
             return bytes(await self._stream.receive_some(RECEIVE))
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ConnectionFailed(f"the connection broke: {error.__cause__ or error}") from error
+
+    def give_up(self) -> None:
+        """Before `close`, when something is unfinished: what the kernel has not sent never leaves it.
+
+        A segment that leaves between the look and the close is not seen: microseconds, on a line that is gone or about
+        to be hung up."""
+        self._sent = self._tcp.sent()
+        self._tcp.abort_on_close()
+
+    def may_have_left(self, octet: int) -> bool:
+        """Whether what was handed over, up to this octet of `handed`, may have arrived at the server."""
+        sent = self._tcp.sent() if self._sent is None else self._sent
+        if self._pieces and len(self._pieces) == PIECES and octet <= self._pieces[0][0]:
+            return True  # long ago
+        for handed, offered in self._pieces:
+            if octet <= handed:
+                # A TLS record is readable only as a whole (RFC 8446 §5.2).
+                end = offered if isinstance(self._stream, trio.SSLStream) else offered - (handed - octet)
+                return sent >= end
+        return False
 
     async def close(self) -> None:
         """At once, whatever is under way: neither TLS nor TCP is waited for. Not ended by cancellation."""

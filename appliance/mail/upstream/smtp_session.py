@@ -11,8 +11,9 @@ with CHUNKING nothing is waited for, and as many are under way as the line holds
 
 In doubt. When 354 came, or with CHUNKING at once, the recording of 'may have arrived' begins, beside the sending of the
 body, and the end of data (with CHUNKING: the last piece) is not put out before it is on stable storage. When a
-connection breaks or is cancelled, a message whose end of data was handed to the socket stays in doubt; of one that had
-not come that far the record is taken back, and so it is behind a 421: what stands behind that was not looked at.
+connection breaks or is cancelled, a message whose end of data may have left for the network stays in doubt, as the
+kernel's TCP knows it (`transport.outgoing`); of one that had not come that far the record is taken back, and so it is
+behind a 421: what stands behind that was not looked at.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ class Attempt:
     unreadable: bool = False
     finished: bool = False
     doubt_noted: tuple[int, ...] = ()  # by this attempt
-    end_due: bool = False
-    end_sent: bool = False
+    end_at: int | None = None  # where in what is handed to the connection its end of data ends, once that is due
+    end_sent: bool = False  # it was handed over, or is being so
     reports: bool = False  # the server knows DSN
     recorded: trio.Event = field(default_factory=trio.Event)
 
@@ -156,6 +157,8 @@ class SmtpSession:
                     await self._write(source, finished, nursery)
                     nursery.cancel_scope.cancel()
         finally:
+            if self._under_way:
+                self._connection.give_up()
             await self._connection.close()
             with trio.move_on_after(DISK_S, shield=True):
                 await self._leave_true()
@@ -294,7 +297,7 @@ class SmtpSession:
             if at_once and body.missing:
                 self._client.send_body(body.missing)
             self._client.end_body()
-            attempt.end_due = True
+            attempt.end_at = self._connection.handed + self._client.unsent
 
     async def _recorded(self, attempt: Attempt) -> None:
         if not attempt.recorded.is_set():
@@ -332,7 +335,7 @@ class SmtpSession:
         data = self._client.data_to_send()
         if data:
             for attempt in self._under_way:
-                attempt.end_sent = attempt.end_sent or attempt.end_due
+                attempt.end_sent = attempt.end_sent or attempt.end_at is not None
             await self._connection.send(data)
             self._wait_for_reply()
 
@@ -350,7 +353,7 @@ class SmtpSession:
             attempt = self._under_way.popleft()
             self.unfinished.append(attempt)
             self._outbox.sending(attempt.envelope, False)
-            if attempt.end_sent and not self.untouched:
+            if attempt.end_at is not None and self._connection.may_have_left(attempt.end_at) and not self.untouched:
                 events.emit(events.IN_DOUBT, mail_id=attempt.envelope.id)
             elif attempt.doubt_noted:
                 try:
