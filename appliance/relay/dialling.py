@@ -163,7 +163,10 @@ async def _join(sock: socket.socket, me: str, ticket: bytes) -> bool:
     decoder, heard = Decoder(FIRST_LIMIT), False
     while (frame := decoder.next()) is None:
         await trio.lowlevel.wait_readable(sock)
-        data = sock.recv(decoder.missing)
+        try:
+            data = sock.recv(decoder.missing)
+        except ConnectionResetError:
+            data = b""  # what we had sent by then makes a reset of its closing
         if not data:
             if heard:
                 raise RemoteProtocolError("it ended within a frame")

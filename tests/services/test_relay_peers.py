@@ -4,6 +4,7 @@ them, links that end and come again."""
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import trio
 
 from appliance.config.model import RelayPeer
+from appliance.relay import dialling, listener
 from fakes.relay_client import Client, join
 from fakes.relay_house import KEYS, House, chain, house
 
@@ -165,3 +167,40 @@ async def test_a_change_is_seen_at_a_peer_within_milliseconds(tmp_path: Path) ->
                 await trio.sleep(0.0005)
             times.append(trio.current_time() - began)
         assert sorted(times)[4] < 0.1
+
+
+async def test_a_leg_that_is_closed_without_a_byte_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RELAY §1: the peer has as many strangers as it takes. Its closing is a reset, for it has not read what was sent."""
+    tries: list[bool] = []
+    real = dialling._join
+
+    async def noted(sock: socket.socket, me: str, ticket: bytes) -> bool:
+        tries.append(await real(sock, me, ticket))
+        return tries[-1]
+
+    monkeypatch.setattr(dialling, "_join", noted)
+    monkeypatch.setattr(dialling, "RETRY_S", (0.01, 0.02))
+    monkeypatch.setattr(dialling, "JOIN_TRIES", 1000)
+    async with chain(tmp_path, "a", "b") as houses:
+        callee, caller = await login(houses["a"], "pc11", "ssh"), await login(houses["b"], "pc12")
+        await houses["b"].until("pc11", "online")
+        strangers = [await trio.open_tcp_stream("127.0.0.1", houses["a"].port) for _ in range(listener.PER_ADDRESS)]
+        while houses["a"].server.listener.strangers < listener.PER_ADDRESS:
+            await trio.sleep(0.005)
+        id = os.urandom(16)
+        await caller.send("connect", id=id, to="pc11", service="ssh")
+        await callee.expect("invite")
+        await callee.send("accept", id=id, certificate=KEYS["pc11"].der)
+        while not tries:
+            await trio.sleep(0.005)
+        assert tries[0] is False
+        for stranger in strangers:
+            await stranger.aclose()
+        while not tries[-1]:
+            await trio.sleep(0.005)
+        near = await join(houses["b"].port, "pc12", (await caller.expect("ready"))["ticket"], b"through")
+        far = await join(houses["a"].port, "pc11", (await callee.expect("ready"))["ticket"])
+        async with near, far:
+            assert await far.receive_some() == b"through"
