@@ -3,9 +3,11 @@
 It owns the two descriptors from `join` on, the pipes, the counts and the limits of idleness; it must not know who is
 connected to whom, what a ticket is, or what the bytes mean.
 
-Theory of operation. A circuit has two legs, and each leg is the source of one direction. Readiness comes edge-triggered
-from the epoll set, so a leg remembers it: `readable` and `writable` hold until a system call says otherwise. `_pump`
-moves what can be moved from a leg to its other, at most `CHUNKS` at a time, then asks for another turn.
+Theory of operation. A circuit has two legs, and each leg is the source of one direction. A thread of its own waits for
+all of them in one epoll set: so a chunk costs its system calls and no turn of Trio's scheduler, which would cost more
+(docs/decisions/0008). Readiness comes edge-triggered, so a leg remembers it: `readable` and `writable` hold until a
+system call says otherwise. `_pump` moves what can be moved from a leg to its other, at most `CHUNKS` at a time, then
+has another turn after the others.
 
 - A direction begins with recv and send of up to `READ_BYTES` through one buffer for all. What send does not take is
   kept (`rest`), and nothing more is read until it is gone: that is the back-pressure, and all the memory that a
@@ -15,42 +17,44 @@ moves what can be moved from a leg to its other, at most `CHUNKS` at a time, the
   while it moves bytes or its other leg is blocked; a few serve thousands of circuits.
 - The end of a direction is passed on with shutdown(2) behind its last byte, and the other goes on. An error of either
   leg ends the circuit and resets both: what was cut off must not look like an end.
+
+Whose is what. From `join` on a circuit and its descriptors are the thread's alone. Trio's side reads the counts, and
+leaves orders that the thread carries out; what has ended the thread leaves for Trio's side to tell the owner. Both
+share these two queues, and `_legs`, into which `join` puts what the epoll set does not have yet.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
+import select
 import socket
 import struct
+from collections import deque
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
-from appliance.relay.epoll import BROKEN, ENDING, READABLE, WRITABLE
+from appliance.relay.epoll import BROKEN, ENDING, EVENTS, READABLE, WRITABLE
+from appliance.relay.pipes import PIPE_BYTES, Pipes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from appliance.relay.epoll import EpollSet
+    from appliance.relay.pipes import Pipe
 
 __all__ = ["Circuit", "Circuits", "Leg", "TooManyCircuits", "keep_alive"]
 
 READ_BYTES: Final = 64 * 1024
 """One read: beyond this a larger buffer gains nothing, and splice is the better way."""
-SPLICE_BYTES: Final = 1024 * 1024
-"""One splice and the size of a pipe, the most that an ordinary user's may have (pipe(7))."""
-PIPE_SIZES: Final = (SPLICE_BYTES, 256 * 1024)
-"""Tried in turn: the kernel refuses large pipes to a user who has many. Then the pipe stays as it is."""
-PIPE_LIMIT: Final = 256
-"""Pipes at once; each may hold `SPLICE_BYTES` of kernel memory. A direction that gets none goes on with recv."""
-SPARE_PIPES: Final = 16
 CHUNKS: Final = 4
 """Moves of one direction in a turn: 4 MiB at most until others have theirs."""
 SMALL_BYTES: Final = 4 * 1024
 REST_LIMIT: Final = 32 * 1024 * 1024
 """Bytes that blocked directions keep, of all circuits: above it a read takes `SMALL_BYTES`."""
+ROUND: Final = 256
+"""Events taken at once."""
+NO_BELL: Final = -1
 CIRCUIT_LIMIT: Final = 10_000
 """Far above what 64 for each terminal of a site come to; two descriptors each."""
 SWEEPS: Final = 8
@@ -67,8 +71,6 @@ SO_MAX_PACING_RATE: Final = 47
 """Linux's asm-generic/socket.h; Python has no name for it."""
 
 T = TypeVar("T")
-Pipe = tuple[int, int]
-"""Read end, write end."""
 
 
 class TooManyCircuits(Exception):
@@ -85,7 +87,7 @@ class Leg:
 
     def __init__(self, fd: int, circuit: Circuit) -> None:
         self.fd = fd
-        self.circuit: Circuit | None = circuit
+        self.circuit: Circuit | None = circuit  # None: it has ended
         self.other = self
         self.readable = self.writable = False
         self.ending = False  # the kernel has seen the end: a short read is not the last one
@@ -96,66 +98,46 @@ class Leg:
         self.in_pipe = 0
         self.moved = 0
 
-    def ready(self, mask: int) -> None:
-        circuit = self.circuit
-        if circuit is None:
-            return
-        if mask & BROKEN:
-            circuit.abort(circuit.set.error_of(self.fd))
-            return
-        if mask & READABLE:
-            self.readable = True
-            if mask & ENDING:
-                self.ending = True
-        if mask & WRITABLE and not self.writable:
-            self.writable = True
-            circuit.set.pump(self.other)
-        if self.readable:
-            circuit.set.pump(self)
-
-    def stop(self) -> None:
-        if self.circuit is not None:
-            self.circuit.abort("the relay server stops")
-
-    def again(self) -> None:
-        """Another turn of its direction."""
-        circuit = self.circuit
-        if circuit is not None:
-            circuit.set.pump(self)
-
 
 class Circuit:
     """Two legs. `label` is the owner's, for his journal; `on_end(circuit, why)` is called once, `why` "" where both
     sides have ended by themselves."""
 
-    __slots__ = ("_on_end", "_seen", "_still", "label", "legs", "set", "since")
+    __slots__ = ("_on_end", "_seen", "_set", "_still", "first", "label", "second", "since")
 
     def __init__(
         self, circuits: Circuits, fds: tuple[int, int], label: object, on_end: Callable[[Circuit, str], None]
     ) -> None:
-        self.set = circuits
+        self._set = circuits
         self.label = label
         self.since = trio.current_time()
         self._on_end = on_end
-        first, second = Leg(fds[0], self), Leg(fds[1], self)
-        first.other, second.other = second, first
-        self.legs = (first, second)
+        self.first, self.second = Leg(fds[0], self), Leg(fds[1], self)
+        self.first.other, self.second.other = self.second, self.first
         self._seen, self._still = 0, 0
+
+    @property
+    def legs(self) -> tuple[Leg, Leg]:
+        return self.first, self.second
 
     @property
     def moved(self) -> int:
         """Bytes, both ways."""
-        return self.legs[0].moved + self.legs[1].moved
+        return self.first.moved + self.second.moved
 
     def pace(self, bytes_per_s: int | None) -> None:
         """The kernel sends at most so much a second on either leg; None: as fast as it can (SO_MAX_PACING_RATE)."""
         rate = struct.pack("=I", NO_PACE if bytes_per_s is None else min(bytes_per_s, NO_PACE))
+        self._set.order(lambda: self._pace(rate))
+
+    def _pace(self, rate: bytes) -> None:
         for leg in self.legs:
-            _socket_call(leg.fd, lambda sock: sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate))
+            if leg.circuit is not None:
+                _socket_call(leg.fd, lambda sock: sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate))
 
     def abort(self, why: str) -> None:
         """Resets both connections."""
-        self.set.end(self, why)
+        self._set.order(lambda: self._set.end(self, why))
 
     def is_still(self) -> bool:
         """One look of the sweep: whether nothing has moved since `SWEEPS` looks."""
@@ -172,14 +154,22 @@ class Circuit:
 class Circuits:
     """All circuits of a relay server. `idle_limit_s` may be changed at any time; None: none."""
 
-    def __init__(self, epoll: EpollSet, *, idle_limit_s: float | None, limit: int = CIRCUIT_LIMIT) -> None:
-        self._epoll = epoll
+    def __init__(self, *, idle_limit_s: float | None, limit: int = CIRCUIT_LIMIT) -> None:
         self.idle_limit_s = idle_limit_s
         self._limit = limit
-        self._up: set[Circuit] = set()
+        self._up: set[Circuit] = set()  # of Trio's side
+        self._ended: deque[tuple[Circuit, str]] = deque()
+        self._orders: deque[Callable[[], None]] = deque()
+        self._stopping = False
+        # The thread's, but for what `join` puts in.
+        self._epoll = select.epoll()
+        self._bell = NO_BELL
+        self._legs: list[Leg | None] = []  # by descriptor: a dict takes ten times as much for each
+        self._again: list[Leg] = []
+        self._closing: list[int] = []
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._rest_bytes = 0
-        self._pipes = _Pipes()
+        self._pipes = Pipes()
         self._can_splice = True
 
     def __len__(self) -> int:
@@ -188,39 +178,111 @@ class Circuits:
     def __iter__(self) -> Iterator[Circuit]:
         return iter(tuple(self._up))
 
+    # ---- Trio's side
     def join(self, first: int, second: int, label: object, on_end: Callable[[Circuit, str], None]) -> Circuit:
-        """Joins two connected, non-blocking sockets that are not in the epoll set; they are the circuit's from now on,
-        also where this raises TooManyCircuits or OSError."""
-        circuit = Circuit(self, (first, second), label, on_end)
-        added = []
-        try:
-            if len(self._up) >= self._limit:
-                raise TooManyCircuits(f"{self._limit} circuits are up")
-            for leg in circuit.legs:
-                self._epoll.add(leg.fd, leg)
-                added.append(leg.fd)
-        except (OSError, TooManyCircuits):
-            for fd in added:
-                self._epoll.remove(fd)
+        """Joins two connected, non-blocking sockets that are in no epoll set; they are the circuit's from now on, also
+        where this raises TooManyCircuits. What else goes wrong is its end."""
+        if len(self._up) >= self._limit:
             os.close(first)
             os.close(second)
-            raise
+            raise TooManyCircuits(f"{self._limit} circuits are up")
+        circuit = Circuit(self, (first, second), label, on_end)
+        self._legs += [None] * (max(first, second) + 1 - len(self._legs))
+        self._legs[first], self._legs[second] = circuit.legs
         self._up.add(circuit)
+        try:
+            self._epoll.register(first, EVENTS)  # from here on it is the thread's
+            self._epoll.register(second, EVENTS)
+        except OSError as error:
+            circuit.abort(error.strerror or str(error))
         return circuit
 
     async def run(self) -> None:
-        """Ends circuits that are idle; until cancelled, which ends them all."""
+        """Moves bytes, and ends circuits that are idle; until cancelled, which ends them all. What goes wrong in the
+        thread is raised here."""
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
-            while True:
-                limit = self.idle_limit_s
-                await trio.sleep((limit or 60.0) / SWEEPS)
-                if limit is not None:
-                    for circuit in [c for c in self._up if c.is_still()]:
-                        self.end(circuit, f"idle for {limit:g} s")
+            self._epoll.register(self._bell, select.EPOLLIN)
+            self._ring()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run_thread)
+                try:
+                    await self._sweep()
+                finally:
+                    self._stopping = True
+                    self._ring()
         finally:
             for circuit in tuple(self._up):
                 self.end(circuit, "the relay server stops")
+            self._close_descriptors()
             self._pipes.close()
+            self._tell_ended()
+            self._epoll.close()
+            os.close(self._bell)
+            self._bell = NO_BELL
+
+    async def _run_thread(self) -> None:
+        token = trio.lowlevel.current_trio_token()
+        await trio.to_thread.run_sync(self._work, token, limiter=trio.CapacityLimiter(1))
+
+    async def _sweep(self) -> None:
+        while True:
+            limit = self.idle_limit_s
+            await trio.sleep((limit or 60.0) / SWEEPS)
+            if limit is not None:
+                for circuit in [c for c in self._up if c.is_still()]:
+                    circuit.abort(f"idle for {limit:g} s")
+
+    def order(self, do: Callable[[], None]) -> None:
+        """The thread calls it."""
+        self._orders.append(do)
+        self._ring()
+
+    def _ring(self) -> None:
+        if self._bell != NO_BELL:
+            os.eventfd_write(self._bell, 1)
+
+    def _tell_ended(self) -> None:
+        while self._ended:
+            circuit, why = self._ended.popleft()
+            self._up.discard(circuit)
+            circuit.finished(why)
+
+    # ---- the thread
+    def _work(self, token: trio.lowlevel.TrioToken) -> None:
+        legs, poll, bell = self._legs, self._epoll.poll, self._bell
+        while not self._stopping:
+            again, self._again = self._again, []
+            for fd, mask in poll(0 if again else None, ROUND):
+                if fd == bell:
+                    os.eventfd_read(bell)
+                    while self._orders:
+                        self._orders.popleft()()
+                    continue
+                leg = legs[fd]
+                if leg is not None:
+                    self._ready(leg, mask)
+            for leg in again:
+                self.pump(leg)
+            if self._closing:
+                self._close_descriptors()
+            if self._ended:
+                token.run_sync_soon(self._tell_ended, idempotent=True)
+
+    def _ready(self, leg: Leg, mask: int) -> None:
+        """Its descriptor's state has changed."""
+        if mask & BROKEN:
+            self._broken(leg)
+            return
+        if mask & READABLE:
+            leg.readable = True
+            if mask & ENDING:
+                leg.ending = True
+        if mask & WRITABLE and not leg.writable:
+            leg.writable = True
+            self.pump(leg.other)
+        if leg.readable:
+            self.pump(leg)
 
     # ---- moving bytes
     def pump(self, source: Leg) -> None:
@@ -237,7 +299,7 @@ class Circuits:
             self._pipes.give(source.pipe)
             source.pipe = None
         if more:
-            self._epoll.again(source.again)
+            self._again.append(source)
 
     def _pump(self, source: Leg) -> bool:
         """-> whether there is more to do at once. Raises OSError."""
@@ -292,7 +354,7 @@ class Circuits:
                 source.splicing = False
                 return
         try:
-            n = os.splice(source.fd, source.pipe[1], SPLICE_BYTES, flags=FLAGS)
+            n = os.splice(source.fd, source.pipe[1], PIPE_BYTES, flags=FLAGS)
         except BlockingIOError:
             source.readable = False
             return
@@ -336,19 +398,18 @@ class Circuits:
         _socket_call(target.fd, lambda sock: sock.shutdown(socket.SHUT_WR))
 
     # ---- ending
-    def error_of(self, fd: int) -> str:
-        """What has broken this connection."""
-        number = _socket_call(fd, lambda sock: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) or 0
-        return os.strerror(number) if number else "the connection broke"
+    def _broken(self, leg: Leg) -> None:
+        number = _socket_call(leg.fd, lambda sock: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) or 0
+        if leg.circuit is not None:
+            self.end(leg.circuit, os.strerror(number) if number else "the connection broke")
 
     def end(self, circuit: Circuit, why: str) -> None:
         """Closes both connections; with a reset where there is a `why`. One that has ended is no error."""
-        if circuit not in self._up:
+        if circuit.first.circuit is None:
             return
-        self._up.discard(circuit)
         for leg in circuit.legs:
             leg.circuit = None
-            self._epoll.remove(leg.fd)
+            self._legs[leg.fd] = None
             self._rest_bytes -= len(leg.rest)
             leg.rest = b""
             if leg.pipe is not None:
@@ -356,50 +417,19 @@ class Circuits:
                 leg.pipe = None
             if why:
                 _socket_call(leg.fd, lambda sock: sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET))
-            os.close(leg.fd)
-        circuit.finished(why)
-
-
-class _Pipes:
-    """The pool. A pipe in it is empty."""
-
-    def __init__(self) -> None:
-        self._spare: list[Pipe] = []
-        self._count = 0
-
-    def take(self) -> Pipe | None:
-        if self._spare:
-            return self._spare.pop()
-        if self._count >= PIPE_LIMIT:
-            return None
-        try:
-            pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return None
-        self._count += 1
-        for size in PIPE_SIZES:
             try:
-                fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, size)
-                break
+                self._epoll.unregister(leg.fd)
             except OSError:
-                continue
-        return pipe
+                pass  # it never came in
+            self._closing.append(leg.fd)
+        self._ended.append((circuit, why))
 
-    def give(self, pipe: Pipe) -> None:
-        if len(self._spare) < SPARE_PIPES:
-            self._spare.append(pipe)
-        else:
-            self.throw_away(pipe)
-
-    def throw_away(self, pipe: Pipe) -> None:
-        """Also one with something left in it."""
-        self._count -= 1
-        os.close(pipe[0])
-        os.close(pipe[1])
-
-    def close(self) -> None:
-        while self._spare:
-            self.throw_away(self._spare.pop())
+    def _close_descriptors(self) -> None:
+        """Not before the end of a round: what was heard in it of one of them must not be taken for another's, that the
+        same number is given to."""
+        for fd in self._closing:
+            os.close(fd)
+        self._closing.clear()
 
 
 def keep_alive(sock: socket.socket) -> None:

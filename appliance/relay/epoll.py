@@ -1,12 +1,12 @@
-"""One epoll set for everything that the relay server holds open: data connections, circuits, terminals' logins.
+"""One epoll set for what the relay server holds open but circuits: terminals' logins, peers, who is not known yet.
 
 It owns the set and knows whose descriptor is whose; it must not know what is done with them. Whoever adds a descriptor
 closes it himself, after `remove`.
 
 How it works. A private `select.epoll()` has all descriptors, each registered once and edge-triggered; its own one is
 what a single Trio task waits for. So a connection costs neither a task nor a registration per wait: thousands of idle
-ones cost what they remember, and a chunk costs its system calls. What is called here must not block. Who has more to do
-than is fair in one turn asks for another (`again`), behind a checkpoint, so that all of Trio gets its turn.
+ones cost what they remember. What is called here must not block. Who has more to do than is fair in one turn asks for
+another (`again`), behind a checkpoint, so that all of Trio gets its turn.
 
 A descriptor may be closed and given out anew within one round of events; its new owner then hears of readiness that is
 not his. Owners must take a readiness that turns out to be none.
@@ -23,7 +23,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BROKEN", "READABLE", "WRITABLE", "EpollSet", "Owner"]
+__all__ = ["BROKEN", "ENDING", "EVENTS", "READABLE", "WRITABLE", "EpollSet", "Owner"]
 
 EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP
@@ -74,11 +74,6 @@ class EpollSet:
             self._owners += [None] * (fd + 1 - len(self._owners))
         self._owners[fd] = owner
         self._count += 1
-
-    def hand_over(self, fd: int, owner: Owner) -> None:
-        """Another owner for a descriptor of this set; he too hears first of how it is now."""
-        self._owners[fd] = owner
-        self._epoll.modify(fd, EVENTS)  # arms the edge again (epoll_ctl(2))
 
     def remove(self, fd: int) -> None:
         """Before it is closed. One that is not here is no error."""

@@ -102,8 +102,7 @@ class Listener:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
         self._count += 1
         self._strangers[client] = self._strangers.get(client, 0) + 1
-        newcomer = _Newcomer(self, sock, client, seconds)
-        self.epoll.add(sock.fileno(), newcomer)
+        _Newcomer(self, sock, client, seconds).begin()
 
     def left(self, client: str) -> None:
         """A stranger is known now, or gone."""
@@ -152,19 +151,34 @@ class _Door:
 class _Newcomer:
     """A connection of which the first bytes are not there yet."""
 
-    __slots__ = ("_client", "_listener", "_sock", "_timer")
+    __slots__ = ("_client", "_listener", "_seconds", "_sock", "_timer")
 
     def __init__(self, listener: Listener, sock: socket.socket, client: str, seconds: float) -> None:
         self._listener = listener
         self._sock = sock
         self._client = client
-        self._timer: Timer = listener.timers.after(seconds, self.stop)
+        self._seconds = seconds
+        self._timer: Timer | None = None  # with it, it is in the epoll set
+
+    def begin(self) -> None:
+        """Mostly they are there already: who opens a data connection sends at once."""
+        if self._look():
+            return
+        self._timer = self._listener.timers.after(self._seconds, self.stop)
+        try:
+            self._listener.epoll.add(self._sock.fileno(), self)
+        except OSError:
+            self.stop()
 
     def ready(self, mask: int) -> None:
+        self._look()
+
+    def _look(self) -> bool:
+        """-> whether it is over."""
         try:
             data = self._sock.recv(PEEK_BYTES, socket.MSG_PEEK)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data or data[0] not in (TLS, FRAME):
@@ -172,19 +186,26 @@ class _Newcomer:
         elif data[0] == TLS:
             self._become_connection()
         else:
-            self._join(data)
+            return self._join(data)
+        return True
 
     def stop(self) -> None:
-        self._timer.cancel()
-        self._listener.epoll.remove(self._sock.fileno())
+        self._wait_no_more()
         self._sock.close()
         self._listener.left(self._client)
 
+    def _wait_no_more(self) -> float:
+        """-> the seconds that were left."""
+        timer, self._timer = self._timer, None
+        if timer is None:
+            return self._seconds
+        timer.cancel()
+        self._listener.epoll.remove(self._sock.fileno())
+        return timer.seconds_left
+
     def _become_connection(self) -> None:
         listener, client = self._listener, self._client
-        seconds_left = self._timer.seconds_left
-        self._timer.cancel()
-        fd = self._sock.fileno()
+        seconds_left = self._wait_no_more()
         try:
             connection = Connection(
                 listener.epoll,
@@ -196,21 +217,19 @@ class _Newcomer:
                 leave=lambda: listener.left(client),
             )
         except OSError:
-            listener.epoll.remove(fd)
-            self._sock.close()
-            listener.left(client)
+            self.stop()
             return
         connection.not_longer_than(seconds_left, "it did not log in in time")
         connection.speaker = _Greeter(listener, connection)
-        listener.epoll.hand_over(fd, connection)
+        listener.epoll.add(connection.fd, connection)
 
     # ---- a data connection
-    def _join(self, data: bytes) -> None:
-        """`hello` and `join`, as far as they are there."""
+    def _join(self, data: bytes) -> bool:
+        """`hello` and `join`, as far as they are there; -> whether it is over."""
         try:
             parsed = _first_frames(data)
             if parsed is None:
-                return
+                return False
             length, hello, join = parsed
             name = _check_hello(*hello)
             if hello[1].get("role") != "data" or join[0] != "join":
@@ -223,19 +242,19 @@ class _Newcomer:
                 raise FrameError("bad-ticket", "no such ticket")
         except FrameError as error:
             self._refuse(error)
-            return
+            return True
         try:
             self._sock.recv(length)
             self._sock.send(JOINED)
         except OSError:
             pass  # gone again: the circuit will notice
-        self._timer.cancel()
-        self._listener.epoll.remove(self._sock.fileno())
+        self._wait_no_more()
         self._listener.left(self._client)
         take(self._sock.detach())
+        return True
 
     def _refuse(self, error: FrameError) -> None:
-        self._timer.cancel()
+        self._wait_no_more()
         _Farewell(self._listener, self._sock, self._client, encode("error", {"code": error.code, "text": str(error)}))
 
 
@@ -252,10 +271,9 @@ class _Farewell:
         try:
             sock.send(frame)
             sock.shutdown(socket.SHUT_WR)
+            listener.epoll.add(sock.fileno(), self)
         except OSError:
             self.stop()
-            return
-        listener.epoll.hand_over(sock.fileno(), self)
 
     def ready(self, mask: int) -> None:
         try:

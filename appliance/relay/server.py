@@ -2,7 +2,7 @@
 runs them.
 
 It owns the tasks and the parts; it must not know calls or the control socket. What is async here runs in one nursery;
-all else happens in callbacks of the epoll set and of the timers.
+all else happens in callbacks of the epoll set and of the timers; circuits have a thread.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class RelayServer:
         self.epoll = EpollSet()
         self.timers = Timers()
         self.tickets = Tickets()
-        self.circuits = Circuits(self.epoll, idle_limit_s=config.idle_limit_s)
+        self.circuits = Circuits(idle_limit_s=config.idle_limit_s)
         self.enrolment = Enrolment(records["enrolled"], verify)
         self.directory = Directory(site, clock)
         self.memory = Memory(records["table"], clock, site, self.start)

@@ -349,11 +349,13 @@ def circuits(pairs: list[tuple[Terminal, Terminal]], seconds: float, at_once: in
     callees = {callee.fileno(): callee for _, callee in pairs}
     near: dict[int, tuple[socket.socket, Terminal, bytearray]] = {}
     far: dict[int, tuple[socket.socket, bytearray]] = {}
-    done = 0
+    asked = done = 0
     for fd in (*callers, *callees):
         poll.register(fd, select.EPOLLIN)
 
     def ask(caller: Terminal, callee: Terminal) -> None:
+        nonlocal asked
+        asked += 1
         caller.send("connect", id=os.urandom(16), to=callee.name, service="raw", wait=0)
 
     def heard(fd: int) -> None:
@@ -379,7 +381,10 @@ def circuits(pairs: list[tuple[Terminal, Terminal]], seconds: float, at_once: in
         for _ in range(at_once):
             ask(caller, callee)
     whole = len(JOINED) + 1
-    while (now := time.monotonic()) < begun + seconds:
+    until, in_time = begun + seconds, 0
+    while done < asked or far:  # those that are under way come to their end, so that the next run finds none of them
+        if time.monotonic() > until + PATIENCE_S:
+            raise TimeoutError("circuits have not come to their end")
         for fd, _ in poll.poll(1.0):
             if fd in callers or fd in callees:
                 heard(fd)
@@ -403,11 +408,10 @@ def circuits(pairs: list[tuple[Terminal, Terminal]], seconds: float, at_once: in
                     done += 1
                     del near[fd]
                     sock.close()
-                    ask(*callers[caller.fileno()])
-    took = now - begun
-    for sock in [*(n[0] for n in near.values()), *(f[0] for f in far.values())]:
-        sock.close()
-    return done / took
+                    if time.monotonic() < until:
+                        in_time = done
+                        ask(*callers[caller.fileno()])
+    return in_time / seconds
 
 
 # ---- processes
@@ -415,7 +419,10 @@ def cpu_s(pids: list[int]) -> float:
     """User and system time of these processes and of what they have waited for, seconds."""
     ticks = 0
     for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except FileNotFoundError:
+            continue  # a child that has ended: its parent has waited for it, or will have
         ticks += sum(map(int, fields[11:15]))
     return ticks / os.sysconf("SC_CLK_TCK")
 

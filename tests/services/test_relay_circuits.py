@@ -13,15 +13,13 @@ import pytest
 import trio
 
 from appliance.relay import circuits as module
-from appliance.relay.circuits import Circuit, Circuits, TooManyCircuits
-from appliance.relay.epoll import EpollSet
+from appliance.relay.circuits import Circuit, Circuits, Leg, TooManyCircuits
 
 
 @dataclass
 class Bench:
     """A relay in the test's own process. `ended`: (label, why, bytes from the first, from the second)."""
 
-    epoll: EpollSet
     circuits: Circuits
     ended: list[tuple[object, str, int, int]] = field(default_factory=list)
     streams: list[trio.SocketStream] = field(default_factory=list)
@@ -55,20 +53,18 @@ async def tcp_pair() -> tuple[trio.SocketStream, socket.socket]:
 
 @contextlib.asynccontextmanager
 async def bench(*, idle_limit_s: float | None = None, limit: int = 100) -> AsyncIterator[Bench]:
-    epoll = EpollSet()
-    made = Bench(epoll, Circuits(epoll, idle_limit_s=idle_limit_s, limit=limit))
+    made = Bench(Circuits(idle_limit_s=idle_limit_s, limit=limit))
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(epoll.run)
             nursery.start_soon(made.circuits.run)
             yield made
             nursery.cancel_scope.cancel()
     for stream in made.streams:
         await stream.aclose()
-    assert len(epoll) == 0
+    assert len(made.circuits) == 0
+    assert made.circuits._legs == [None] * len(made.circuits._legs)
     assert made.circuits._rest_bytes == 0
     assert made.circuits._pipes._count == 0
-    epoll.close()
 
 
 def noise(n: int, seed: bytes = b"x") -> bytes:
@@ -198,6 +194,7 @@ async def test_a_reset_of_one_side_resets_the_other(side: int) -> None:
         with pytest.raises(trio.BrokenResourceError):
             while await ends[1 - side].receive_some():
                 pass
+        await until(lambda: b.ended)
         assert [why for _, why, *_ in b.ended] == ["Connection reset by peer"]
 
 
@@ -253,6 +250,7 @@ async def test_an_end_by_abort_is_told_once() -> None:
         circuit, *_ = await b.circuit()
         circuit.abort("cancelled")
         circuit.abort("again")
+        await until(lambda: b.ended)
         assert [why for _, why, *_ in b.ended] == ["cancelled"]
 
 
@@ -281,20 +279,78 @@ async def test_pacing_slows_down_and_can_be_taken_back() -> None:
         circuit.pace(None)
 
 
-async def test_fairness_a_fast_circuit_leaves_the_loop_to_others() -> None:
+async def test_a_fast_circuit_leaves_their_turn_to_others_and_to_trio() -> None:
     async with bench() as b:
         _, near, far = await b.circuit("fast")
-        turns = 0
+        _, near2, far2 = await b.circuit("small")
+        trips = 0
 
-        async def count() -> None:
-            nonlocal turns
+        async def talk() -> None:
+            nonlocal trips
             while True:
-                await trio.sleep(0)
-                turns += 1
+                await near2.send_all(b".")
+                await far2.receive_some()
+                trips += 1
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send_and_end, near, bytes(30_000_000), 1 << 20)
-            nursery.start_soon(count)
+            nursery.start_soon(talk)
             assert len(await read_all(far)) == 30_000_000
             nursery.cancel_scope.cancel()
-        assert turns > 10
+        assert trips > 10
+
+
+async def test_what_goes_wrong_in_the_thread_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(circuits: Circuits, leg: Leg, mask: int) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Circuits, "_ready", fail)
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with bench() as b:
+            await b.circuit()
+            await trio.sleep_forever()
+    assert [why for _, why, *_ in b.ended] == ["the relay server stops"]
+    for stream in b.streams:
+        await stream.aclose()
+
+
+async def test_trio_that_is_busy_does_not_hold_up_a_circuit() -> None:
+    async with bench() as b:
+        _, near, far = await b.circuit()
+        await near.send_all(b"x")
+        assert await far.receive_some() == b"x"
+        with (
+            socket.socket(fileno=os.dup(near.socket.fileno())) as here,
+            socket.socket(fileno=os.dup(far.socket.fileno())) as there,
+        ):
+            there.settimeout(30)
+            here.sendall(b"y")
+            assert there.recv(1) == b"y", "while the event loop stands still here"
+
+
+async def test_descriptors_that_are_given_out_anew_get_nothing_of_who_had_them_before() -> None:
+    """Circuits that come and go at once, some with a reset, while others with the same numbers are being joined."""
+    async with bench() as b:
+
+        async def come_and_go(who: int) -> None:
+            for i in range(25):
+                near, first = await tcp_pair()
+                far, second = await tcp_pair()
+                b.circuits.join(first.detach(), second.detach(), (who, i), b.on_end)
+                async with near, far:
+                    data = f"{who} {i}".encode()
+                    await near.send_all(data)
+                    assert await far.receive_some() == data
+                    if i % 3 == 0:
+                        near.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, module.RESET)
+                        continue
+                    await near.send_eof()
+                    assert await read_all(far) == b""
+
+        async with trio.open_nursery() as nursery:
+            for who in range(16):
+                nursery.start_soon(come_and_go, who)
+        await until(lambda: len(b.ended) == 400)
+        for (_, i), why, up, _ in b.ended:  # type: ignore[misc]
+            assert up > 0 and why == ("Connection reset by peer" if i % 3 == 0 else "")
+        assert {label for label, *_ in b.ended} == {(who, i) for who in range(16) for i in range(25)}
