@@ -20,6 +20,7 @@ from appliance.clock import rfc3339
 from appliance.config.passwords import verify_password
 from appliance.control.server import ControlError
 from appliance.events import clean
+from appliance.modem.device import addresses
 from appliance.relay.calling import PeerCall
 from appliance.relay.identity import device_identity, own_identity, server_context
 from appliance.relay.records import Records
@@ -87,6 +88,7 @@ class RelayPart:
             verify=verify_password,
             clock=core.clock,
             devices=devices,
+            over_line=self._over_line,
             line_wanted=self.line_wanted,
             line_budget=self._line_budget,
         )
@@ -111,6 +113,12 @@ class RelayPart:
         names = [peer.name for peer in config.relay.peer if peer.connect == "call" and peer.address]
         back_in, max_call_s = self._house.caller.back_in, config.schedule.max_call_s
         return [PeerCall(name, lambda: self._server, back_in, max_call_s) for name in names]
+
+    def _over_line(self, address: str) -> bool:
+        """Whether a connection to this address of ours has come in over the line of the call that is up."""
+        caller = self._house.caller_or_none
+        device = caller.device if caller is not None else ""
+        return bool(device) and address in addresses(device)
 
     def line_wanted(self) -> None:
         """Tells the caller whether a request waits for a call, and until when."""

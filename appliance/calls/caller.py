@@ -250,6 +250,11 @@ class Caller:
 
     # ---- looking
     @property
+    def device(self) -> str:
+        """The network device of the call that is up; "" while there is none."""
+        return self._cycle.device if self._cycle is not None else ""
+
+    @property
     def tally(self) -> Tally | None:
         """What the call that is under way has moved so far; None when there is none."""
         cycle = self._cycle if self._under_way else None

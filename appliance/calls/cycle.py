@@ -164,6 +164,11 @@ class Cycle:
         self._put_down = self._verdict is Outcome.HUNG_UP
         return True
 
+    @property
+    def device(self) -> str:
+        """The network device of the line that is up; "" while none is, or where the network is simply there."""
+        return self._line.device if self._line is not None else ""
+
     def money_s(self) -> float:
         """For how many seconds yet the budget lets this call go on; `inf` without a limit."""
         return self._meter.lasts_s(self._clock.now())

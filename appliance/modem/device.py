@@ -8,6 +8,7 @@ interfaces has one, a call needs one device.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import ipaddress
 import socket
@@ -21,7 +22,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Counters", "DeviceState", "look", "wait_for"]
+__all__ = ["Counters", "DeviceState", "addresses", "look", "wait_for"]
 
 LOOK_S: Final = 5.0
 """Looks at least that often, should a notice be lost."""
@@ -81,13 +82,29 @@ def look(device: str) -> DeviceState:
     return DeviceState(True, flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING, ipv4, _has_ipv6(device))
 
 
+def addresses(device: str) -> frozenset[str]:
+    """Its own, as `getsockname` writes them, but without zones: the first IPv4 address (a line's device has one) and
+    all IPv6 addresses. Empty for a device that is not there."""
+    found = {str(ipaddress.IPv6Address(int(row[0], 16))) for row in _ipv6_rows(device)}
+    name = device.encode()
+    if name and len(name) <= NAME_LIMIT:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+            request = struct.pack("16s24x", name)
+            found.add(str(ipaddress.IPv4Address(fcntl.ioctl(sock, SIOCGIFADDR, request)[20:24])))
+    return frozenset(found)
+
+
 def _has_ipv6(device: str) -> bool:
+    return any(row[3] == IPV6_GLOBAL and not int(row[4], 16) & IPV6_NOT_YET for row in _ipv6_rows(device))
+
+
+def _ipv6_rows(device: str) -> list[list[str]]:
+    """Of if_inet6: address, index, length of the prefix, scope, flags, device."""
     try:
         lines = Path("/proc/net/if_inet6").read_text("ascii").splitlines()
     except OSError:  # a kernel without IPv6
-        return False
-    rows = [line.split() for line in lines]
-    return any(r[5] == device and r[3] == IPV6_GLOBAL and not int(r[4], 16) & IPV6_NOT_YET for r in rows if len(r) == 6)
+        return []
+    return [row for row in map(str.split, lines) if len(row) == 6 and row[5] == device]
 
 
 async def wait_for(device: str, condition: Callable[[DeviceState], bool]) -> DeviceState:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from appliance.relay.epoll import EpollSet
     from appliance.relay.timers import Timer, Timers
 
-__all__ = ["Connection", "Speaker"]
+__all__ = ["Connection", "Speaker", "as_of_line"]
 
 LINGER_S: Final = 1.0
 """RELAY §1: so long the one who ends a connection reads on."""
@@ -42,12 +42,19 @@ DRAW_BELOW: Final = 64 * 1024
 """Below this much that waits the next frame of a long answer is made."""
 RECORD: Final = 16 * 1024
 """RFC 8446 §5.1: the largest record, and what is handed to TLS at once."""
+NOTSENT_LOWAT: Final = 4096
+"""RELAY §1: bytes that the kernel holds beyond what is on its way over a line (TCP_NOTSENT_LOWAT, tcp(7))."""
 TCP_INFO_BYTES, TCP_INFO_ACKED = 136, 120
 """linux/tcp.h, struct tcp_info: tcpi_bytes_acked and tcpi_bytes_received behind it."""
 READS: Final = 16
 """Reads in a turn; a flood of frames leaves the others theirs."""
 _buffer: Final = memoryview(bytearray(64 * 1024))
 """One for all: what is in it has been handed on before the next read."""
+
+
+def as_of_line(sock: socket.socket) -> None:
+    """For a connection that goes over a line: a request does not wait behind mail. Raises OSError."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
 
 
 class Speaker(Protocol):

@@ -18,7 +18,7 @@ from appliance import events
 from appliance.protocol.errors import RemoteProtocolError
 from appliance.protocol.relay import FIRST_LIMIT, VERSION, Decoder, encode
 from appliance.relay.circuits import keep_alive
-from appliance.relay.connection import Connection
+from appliance.relay.connection import Connection, as_of_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from appliance.relay.links import PeerLink
     from appliance.relay.peers import Peer
     from appliance.relay.timers import Timers
+
+    Opener = Callable[[str, int], Awaitable[socket.socket]]
+    """(host, port) to a TCP connection; raises OSError."""
 
 __all__ = ["Dialling", "network"]
 
@@ -40,7 +43,6 @@ JOIN_S: Final = 60.0
 JOIN_TRIES: Final = 5
 RETRY_S: Final = (0.5, 2.0)
 """RELAY §1: who is closed without a byte tries again after so long, for a ticket at most five times."""
-NOTSENT_LOWAT: Final = 4096
 
 
 async def network(host: str, port: int) -> socket.socket:
@@ -64,7 +66,7 @@ class Dialling:
         self._epoll = epoll
         self._timers = timers
         self._make_link = make_link
-        self._openers: dict[PeerLink, Callable[[str, int], Awaitable[socket.socket]]] = {}
+        self._openers: dict[PeerLink, tuple[Opener, bool]] = {}  # and whether it goes over a line
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_3
         self._context.check_hostname = False  # the certificate is pinned: the link compares it
@@ -90,7 +92,7 @@ class Dialling:
     async def dial(
         self,
         peer: Peer,
-        opener: Callable[[str, int], Awaitable[socket.socket]],
+        opener: Opener,
         *,
         over_line: bool = False,
         stays: float = 0.0,
@@ -108,7 +110,7 @@ class Dialling:
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if over_line:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+                as_of_line(sock)
             connection = Connection(
                 self._epoll, self._timers, sock, self._context, peer.address, frame_limit=FIRST_LIMIT, opened_here=True
             )
@@ -127,14 +129,14 @@ class Dialling:
         if link.state != "up":
             raise OSError(link.why or "it has ended at once")
         self._openers = {k: v for k, v in self._openers.items() if k.state == "up"}
-        self._openers[link] = opener
+        self._openers[link] = (opener, over_line)
         return link
 
     async def open_leg(self, link: PeerLink, address: str, ticket: bytes) -> int | None:
         """A joined data connection to a peer; None where there is none."""
-        opener = self._openers.get(link)
-        if opener is None:
+        if link not in self._openers:
             return None
+        opener, over_line = self._openers[link]
         host, _, port = address.rpartition(":")
         with trio.move_on_after(JOIN_S):
             for _ in range(JOIN_TRIES):
@@ -144,6 +146,8 @@ class Dialling:
                     return None
                 try:
                     keep_alive(sock)
+                    if over_line:
+                        as_of_line(sock)
                     if await _join(sock, self._me, ticket):
                         return sock.detach()
                 except (OSError, RemoteProtocolError):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from appliance import events
 from appliance.protocol.relay import FIRST_LIMIT, VERSION, Decoder, FrameError, encode, is_name
 from appliance.relay.circuits import keep_alive
-from appliance.relay.connection import LINGER_S, Connection
+from appliance.relay.connection import LINGER_S, Connection, as_of_line
 
 if TYPE_CHECKING:
     import ssl
@@ -41,8 +41,6 @@ IN_ALL: Final = 1024
 ACCEPTS: Final = 64
 """In a turn."""
 ACCEPT_PAUSE_S: Final = 0.1
-NOTSENT_LOWAT: Final = 4096
-"""TCP_NOTSENT_LOWAT of sockets that go over the line: a request does not wait behind mail (RELAY §1)."""
 TLS, FRAME = 0x16, 0x00
 
 
@@ -97,9 +95,9 @@ class Listener:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         seconds = AUTHENTICATION_S
-        if self.over_line(sock.getsockname()[0]):
+        if self.over_line(_bare(sock.getsockname()[0])):
             seconds = LINE_AUTHENTICATION_S
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+            as_of_line(sock)
         self._count += 1
         self._strangers[client] = self._strangers.get(client, 0) + 1
         _Newcomer(self, sock, client, seconds).begin()
@@ -142,7 +140,7 @@ class _Door:
                 self._listener.timers.after(ACCEPT_PAUSE_S, self._accept)
                 return
             try:
-                self._listener.accepted(sock, str(address[0]).removeprefix("::ffff:").partition("%")[0])
+                self._listener.accepted(sock, _bare(address[0]))
             except OSError:
                 sock.close()
         self._listener.epoll.again(self._accept)
@@ -313,6 +311,11 @@ class _Greeter:
 
     def on_end(self, why: str) -> None:
         """Nobody knew it."""
+
+
+def _bare(address: str) -> str:
+    """As an address of a device is written: IPv4 on a socket of IPv6 as IPv4, link-local without its zone."""
+    return address.removeprefix("::ffff:").partition("%")[0]
 
 
 JOINED: Final = encode("joined", {})

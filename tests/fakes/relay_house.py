@@ -71,6 +71,7 @@ async def house(
     name: str = "here",
     peers: tuple[RelayPeer, ...] = (),
     line_budget: Callable[[], float | None] = lambda: None,
+    over_line: Callable[[str], bool] = lambda address: False,
     **relay: Any,
 ) -> AsyncIterator[House]:
     disk = Disk()
@@ -92,6 +93,7 @@ async def house(
         clock=FakeClock(),
         devices={device.name: device_identity(disk, keys, device.name) for device in config.device},
         line_budget=line_budget,
+        over_line=over_line,
     )
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))

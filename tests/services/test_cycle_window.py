@@ -100,6 +100,19 @@ async def test_the_window_is_open_while_the_network_is_up(bench: Bench, autojump
     assert line.log == ["prepare", "dial 111", "negotiate", "window ppp-line 192.0.2.53", "window shut", "hang_up"]
 
 
+async def test_the_device_is_the_calls_for_as_long_as_it_is_up(bench: Bench, autojump_clock: MockClock) -> None:
+    seen: list[str] = []
+    line = up()
+    cycle = bench.cycle(Way(MODEM, line), jobs=[Job()])
+    line.hooks["hang_up"] = lambda: seen.append(cycle.device)
+    assert cycle.device == ""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cycle.run)
+        await trio.sleep(0.5)
+        assert (cycle.state, cycle.device) == (call.LineState.EXCHANGING, "ppp-line")
+    assert seen == [""] and cycle.device == ""
+
+
 async def test_nothing_is_dialled_while_the_host_could_not_let_it_through(
     bench: Bench, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

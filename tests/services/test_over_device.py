@@ -19,7 +19,7 @@ import trio
 from appliance.call import Dialled, Outcome
 from appliance.config.model import Line, LineKind
 from appliance.modem import over_device as module
-from appliance.modem.device import Counters, look, wait_for
+from appliance.modem.device import Counters, addresses, look, wait_for
 from appliance.modem.device_line import DeviceLine
 from appliance.modem.over_device import OverDevice
 from fakes.netns import Namespace, namespace
@@ -287,6 +287,13 @@ async def test_a_device_as_it_is(net: Net) -> None:
     for name in ("", "x" * 16, "no such"):
         assert not look(name).present
         assert look(name).lacks(name) == f"there is no device {name}"
+
+
+def test_the_addresses_that_a_device_has(net: Net) -> None:
+    own = addresses("wan0")
+    assert {SITE, SITE6} <= own and not own & {ISP, ISP6, "127.0.0.1"}
+    assert all(a.startswith("fe80::") for a in own - {SITE, SITE6})
+    assert addresses("") == addresses("nosuch0") == addresses("a-name-that-is-too-long") == frozenset()
 
 
 async def test_a_change_is_seen_at_once(net: Net) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ import trio
 from appliance.call import OpenCall, Reason
 from appliance.config.model import RelayPeer
 from appliance.relay.calling import PeerCall
+from appliance.relay.connection import NOTSENT_LOWAT
+from appliance.relay.server import CircuitLabel
 from fakes.relay_client import join
 from fakes.relay_house import KEYS, House, fingerprint, house
 
@@ -63,6 +66,11 @@ async def test_a_call_brings_the_tables_together_and_its_end_suspends_the_other_
         assert call.tally.bytes_in > 1000 and call.tally.bytes_out > 500
 
 
+def notsent_lowat(fd: int) -> int:
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+
+
 async def test_a_request_waits_for_the_call_and_its_circuit_keeps_the_call_up(tmp_path: Path) -> None:
     async with sites(tmp_path, back_in=None) as s:
         caller, callee = await s.site.login("pc11"), await s.hub.login("pc12", services=("ssh",))
@@ -90,6 +98,10 @@ async def test_a_request_waits_for_the_call_and_its_circuit_keeps_the_call_up(tm
             await callee.send("accept", id=id, certificate=KEYS["pc12"].der)
             near = await join(s.site.port, "pc11", (await caller.expect("ready"))["ticket"])
             far = await join(s.hub.port, "pc12", (await callee.expect("ready"))["ticket"])
+            (circuit,) = s.site.server.circuits
+            assert isinstance(circuit.label, CircuitLabel)
+            held = {link: notsent_lowat(leg.fd) for link, leg in zip(circuit.label.links, circuit.legs, strict=True)}
+            assert held == {"": 0, "hub": NOTSENT_LOWAT}
             async with near, far:
                 for _ in range(20):
                     await near.send_all(bytes(1000))
