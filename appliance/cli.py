@@ -8,6 +8,7 @@ configuration; 3 not reachable now: no running Posthouse.
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import json
 import os
@@ -139,6 +140,14 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     update = verb("update", _update, "install an update of the image, to be tried at the next start")
     update.add_argument("--allow-older", action="store_true", help="also one that is older than what runs")
     update.add_argument("file", metavar="FILE", help="a bundle (.raucb); `-` reads it from standard input")
+    text = "write configuration, secrets and state into one archive, also while a Posthouse runs"
+    backup = verb("backup", _backup, text)
+    text = "a folder, for posthouse-backup.tar in it; a file NAME.tar; `-` for standard output"
+    backup.add_argument("folder", metavar="FOLDER", help=text)
+    restore = verb(
+        "restore", _restore, "put back what `posthouse backup` wrote, once it is checked; no Posthouse may run"
+    )
+    restore.add_argument("folder", metavar="FOLDER", help="as with backup; `-` for standard input")
     reset = verb("factory-reset", _factory_reset, "forget configuration, mail and ledger, and start anew (image only)")
     reset.add_argument("--yes", action="store_true", help="without which nothing is done")
     terminal = verb("terminal", _terminal, "log this computer in to a relay server, reach others (terminal --help)")
@@ -237,6 +246,21 @@ def _console(arguments: argparse.Namespace) -> int:
     from appliance.console.shell import main as console
 
     return console(_config_file(arguments), main)
+
+
+def _backup(arguments: argparse.Namespace) -> int:
+    from appliance.app.backup import backup
+
+    ask = functools.partial(_ask, arguments, quiet=True)
+    with _output():
+        return backup(_config_file(arguments), arguments.folder, ask)
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from appliance.app.backup import restore
+
+    with _output():
+        return restore(_config_file(arguments), arguments.folder)
 
 
 # ---- verbs of the image

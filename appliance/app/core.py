@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from appliance import __version__, events
+from appliance.app.backup import make_snapshot
 from appliance.calls.ledger import Ledger
 from appliance.clock import HostClock, Seen, SystemClock, unix
 from appliance.config.passwords import verify_password
@@ -47,6 +48,8 @@ class Core:
 
     def __init__(self, config: Config) -> None:
         self.paths = StatePaths(config.site.state)
+        if self.paths.restoring.exists():
+            raise OSError("a restore was broken off, and what lies there is a mixture: `posthouse restore` it again")
         plain = Disk()
         plain.mkdir(self.paths.root)
         plain.mkdir(config.site.runtime, mode=0o750)
@@ -84,6 +87,10 @@ class Core:
     def keep_seen(self, seen: Seen) -> None:
         """Puts the time on stable storage: the next start begins no earlier. Blocks; raises OSError."""
         self.disk.replace_file(self.paths.clock, seen.as_bytes())
+
+    async def make_snapshot(self) -> None:
+        """For a backup: the state as it is between two batches. Raises OSError."""
+        await self.committer.commit(functools.partial(make_snapshot, self.paths, Disk()))
 
     def close(self) -> None:
         """After the committer."""

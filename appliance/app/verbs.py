@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import trio
 
 from appliance import __version__
+from appliance.app.backup import drop_snapshot
 from appliance.calls.caller import CallRefused
 from appliance.calls.report import report
 from appliance.control.server import ControlError
@@ -48,6 +49,8 @@ class Verbs:
             "queue-fetch": self._queue_fetch,
             "calls": self._calls,
             "report": self._report,
+            "backup": self._backup,
+            "backup-over": self._backup_over,
             "terminals": house.relay.terminals,
             "peers": house.relay.peers,
             "why": house.relay.why,
@@ -123,6 +126,12 @@ class Verbs:
         entries, zone = list(self.house.core.ledger.entries()), ZoneInfo(config.site.timezone)
         made = await trio.to_thread.run_sync(report, entries, tariffs, zone)
         return {"site": config.site.name, **made}
+
+    async def _backup(self, arguments: Mapping[str, Any], progress: Progress) -> None:
+        await self._change(self.house.core.make_snapshot())
+
+    async def _backup_over(self, arguments: Mapping[str, Any], progress: Progress) -> None:
+        await self._change(trio.to_thread.run_sync(drop_snapshot, self.house.core.paths))
 
     async def _queue(self, arguments: Mapping[str, Any], progress: Progress) -> list[dict[str, Any]]:
         return [list_message(self.house.core.office, e) for e in self.house.core.spool.messages.values()]

@@ -26,11 +26,12 @@ class Whereabouts(NamedTuple):
     timezone: str
 
 
-def whereabouts(path: Path) -> Whereabouts:
-    """Of the site that this file configures. Raises ConfigErrors where the file can't be read, is no TOML, or has a
-    wrong `site.runtime` or `site.state`. A wrong time zone is the default one: it only says how times are shown."""
+def whereabouts(path: Path, data: bytes | None = None) -> Whereabouts:
+    """Of the site that this file configures, or would with `data` in it. Raises ConfigErrors where the file can't be
+    read, is no TOML, or has a wrong `site.runtime` or `site.state`. A wrong time zone is the default one: it only says
+    how times are shown."""
     try:
-        document = Document(path, copies.read(path))
+        document = Document(path, copies.read(path) if data is None else data)
     except OSError as error:
         fault = Fault((), f"can't be read: {error.strerror}", "a configuration file")
         raise ConfigErrors([error_line(path, 1, fault)]) from None

@@ -32,6 +32,11 @@ class StatePaths:
         self.config = root / "config"
         self.version = root / "version"
         self.clock = root / "clock"
+        # Of a backup and a restore (`app.backup`).
+        self.snapshot = root / "backup"
+        self.restored = root / "restore"
+        self.restoring = root / "restoring"
+        self.before_restore = root / "before-restore"
 
     def make(self, disk: Disk) -> None:
         """Makes the folders that are missing."""
