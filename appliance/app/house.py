@@ -17,6 +17,7 @@ from appliance import __version__, events
 from appliance.app.board import BoardPart
 from appliance.app.configuration import Configuration
 from appliance.app.firewall import FirewallPart
+from appliance.app.imap import ImapPart
 from appliance.app.lan import Pop3Part, SmtpPart
 from appliance.app.lines import CallerPart
 from appliance.app.network import DnsmasqPart, InterfacesPart
@@ -69,6 +70,7 @@ class House:
     clock: ClockPart = field(init=False)
     relay: RelayPart = field(init=False)
     firewall: FirewallPart = field(init=False)
+    imap: ImapPart = field(init=False)
     listeners: dict[str, list[str]] = field(default_factory=lambda: {"smtp": [], "pop3": [], "relay": []})
     configuration: Configuration = field(init=False)
     supervisor: Supervisor = field(init=False)
@@ -86,8 +88,9 @@ class House:
         self.relay = RelayPart(self)
         self.configuration = Configuration(self)
         self.firewall = FirewallPart(self)
+        self.imap = ImapPart(self)
         # The firewall first: no interface is up without it.
-        lan = (self.firewall, InterfacesPart(self), DnsmasqPart(self), SmtpPart(self), Pop3Part(self))
+        lan = (self.firewall, InterfacesPart(self), DnsmasqPart(self), SmtpPart(self), Pop3Part(self), self.imap)
         seen = (NoticesPart(self), BoardPart(self), StatusLinePart(self))
         self.parts = (*lan, self.clock, self.relay, CallerPart(self), *seen)
 
@@ -235,4 +238,5 @@ class House:
         self.config = config
         self.core.configure(config)
         self.relay.configure(config)
+        self.imap.configure(config)
         self.limits.per_client, self.limits.total = config.mail.client_limit, config.mail.session_limit

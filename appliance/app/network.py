@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from appliance import events
 from appliance.host.units import Unit, systemd_runs
 from appliance.network.dnsmasq import configuration, lans
 from appliance.network.lan import LanServices
@@ -118,7 +119,14 @@ class DnsmasqPart:
             command = [program, "--keep-in-foreground", "--log-facility=-", option]
             neighbour = Child(command, config.site.runtime / "dnsmasq.pid", option)
         names = ", ".join(lan.name for lan in served)
-        await LanServices(names, write, neighbour).run(task_status=task_status)
+
+        def failed(why: str) -> None:
+            events.emit(events.DNSMASQ_FAILED, interfaces=names, why=why)
+
+        def started() -> None:
+            events.emit(events.DNSMASQ_STARTED, interfaces=names)
+
+        await LanServices(write, neighbour, started, failed).run(task_status=task_status)
 
     async def drain(self) -> None:
         pass

@@ -117,3 +117,18 @@ DNSMASQ_FAILED = Event(
     follows="New machines on the LAN get no address.",
     action="Is dnsmasq installed, and does nothing else hold port 53 or 67 there?",
 )
+IMAP_STARTED = Event(
+    "imap-started",
+    "db452e9d45cc40c88c6843053aa003fe",
+    INFO,
+    "IMAP for the LAN by Dovecot {version} on {addresses}",
+    follows="Mail programs read the mailboxes by IMAP.",
+)
+IMAP_FAILED = Event(
+    "imap-failed",
+    "9a33edb37a974063853c729bf04321ce",
+    WARNING,
+    "no IMAP by Dovecot {version} on {addresses}, tried again: {why}",
+    follows="Mail programs that read by IMAP see nothing; POP3 goes on.",
+    action="Is Dovecot installed (dovecot-imapd), and does nothing else hold port 143 or 993 there?",
+)

@@ -1,5 +1,6 @@
-"""The service that has dnsmasq serve the LAN: writes its configuration, starts it, and starts it again when it ends.
-What runs it, a child or systemd, is handed in (`neighbour.Neighbour`); what the configuration says is `dnsmasq`'s.
+"""The service that has a program beside us serve the LAN (dnsmasq, Dovecot): writes its configuration, starts it, and
+starts it again when it ends. What runs it, a child or systemd, is handed in (`neighbour.Neighbour`), as is what the
+configuration says.
 
 Where it can't run (not installed, a port is taken) that is told once for each reason and tried again at growing
 intervals: the rest of the appliance does without.
@@ -10,8 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import trio
-
-from appliance import events
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,10 +28,17 @@ STOP_S: Final = 10.0
 
 
 class LanServices:
-    """`write` puts the configuration onto the disk; raises OSError. `interfaces` is for the journal."""
+    """`write` puts the configuration onto the disk; raises OSError. `started` and `failed` tell it to the journal,
+    `failed` with the reason."""
 
-    def __init__(self, interfaces: str, write: Callable[[], Awaitable[None]], neighbour: Neighbour) -> None:
-        self._interfaces = interfaces
+    def __init__(
+        self,
+        write: Callable[[], Awaitable[None]],
+        neighbour: Neighbour,
+        started: Callable[[], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        self._started, self._failed = started, failed
         self._write = write
         self._neighbour = neighbour
         self._told = ""
@@ -46,13 +52,13 @@ class LanServices:
                 began = trio.current_time()
                 if not why:
                     self._told = ""
-                    events.emit(events.DNSMASQ_STARTED, interfaces=self._interfaces)
+                    self._started()
                     why = await self._neighbour.wait_ended()
                 if trio.current_time() - began > STANDS_S:
                     pause = FIRST_PAUSE_S
                 if why != self._told:
                     self._told = why
-                    events.emit(events.DNSMASQ_FAILED, interfaces=self._interfaces, why=why)
+                    self._failed(why)
                 await trio.sleep(pause)
                 pause = min(2 * pause, MAX_PAUSE_S)
                 why = await self._start()

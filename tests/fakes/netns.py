@@ -58,10 +58,16 @@ class Namespace:
 
     def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
         """A socket of that host, in this process."""
+        with self.inside():
+            return socket.socket(family, kind)
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """This thread is on that host; a socket that it makes there stays there."""
         with open("/proc/thread-self/ns/net", "rb") as here:
             self.enter()
             try:
-                return socket.socket(family, kind)
+                yield
             finally:
                 if _libc.setns(here.fileno(), CLONE_NEWNET) != 0:
                     raise OSError(ctypes.get_errno(), "setns")

@@ -64,7 +64,9 @@ def quick_lab(**options: Any) -> LabThread:
 
 
 class Product:
-    """`config` is the whole configuration as nested dicts, written at `start` and by `write`."""
+    """`config` is the whole configuration as nested dicts, written at `start` and by `write`. `command`: what runs it."""
+
+    command: tuple[str, ...] = ()
 
     def __init__(self, root: Path, config: Table, secrets: dict[str, str]) -> None:
         self.root, self.config, self.secrets = root, config, secrets
@@ -85,7 +87,7 @@ class Product:
         self.write()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "appliance", "run", "--config", str(self.file)],
+                [*self.command, sys.executable, "-m", "appliance", "run", "--config", str(self.file)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True,
                 **preparation,
             )  # fmt: skip

@@ -1,4 +1,5 @@
-"""One Maildir, two programs: Posthouse delivers and serves POP3, Dovecot serves IMAP from the same files.
+"""One Maildir, two programs: Posthouse delivers and serves POP3, Dovecot serves IMAP from the same files, by the
+configuration that Posthouse writes for it.
 
 Twice: with the Dovecot of this machine's Debian, and with Debian 13's (2.4 takes another configuration file) in a root
 folder that `scripts/trixie-root` makes. Both run rootless, as the user whose mail it is: as root, everything of a test
@@ -17,6 +18,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -31,6 +33,7 @@ import trio
 
 from appliance.config.model import User
 from appliance.config.passwords import hash_password, verify_password
+from appliance.mail.lan.dovecot import IMAP_PORT, IMAPS_PORT, ImapSettings, configuration, users
 from appliance.mail.lan.logins import Logins
 from appliance.mail.lan.pop3 import Pop3Service
 from appliance.mail.store.mailbox import Mailbox
@@ -38,68 +41,15 @@ from appliance.storage.committer import Committer
 from appliance.storage.disk import Disk
 from appliance.storage.paths import StatePaths
 from appliance.transport.listen import Address, ClientLimits, open_listeners, serve
+from appliance.transport.self_signed import make_self_signed
+
+from .providers import free_port
 
 WAIT = 30.0
 """Seconds that a test waits for anything."""
 PASSWORD = "pass wörd"
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "trixie-root"
 AS = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
-
-CONF_2_3 = """
-mail_location = maildir:{mail}/%u
-disable_plaintext_auth = no
-passdb {{
-  driver = passwd-file
-  args = {inside}/users
-}}
-userdb {{
-  driver = passwd-file
-  args = {inside}/users
-}}
-"""
-CONF_2_4 = """
-mail_driver = maildir
-mail_path = {mail}/%{{user}}
-auth_allow_cleartext = yes
-passdb passwd-file {{
-  passwd_file_path = {inside}/users
-}}
-userdb passwd-file {{
-  passwd_file_path = {inside}/users
-}}
-"""
-CONF = """
-base_dir = {inside}/run
-state_dir = {inside}/lib
-log_path = {inside}/log
-protocols = imap
-listen = 127.0.0.1
-ssl = no
-first_valid_uid = 1
-default_internal_user = {user}
-default_internal_group = {group}
-default_login_user = {user}
-auth_failure_delay = 0
-mail_max_userip_connections = 100
-namespace inbox {{
-  inbox = yes
-}}
-service imap-login {{
-  chroot =
-  inet_listener imap {{
-    port = {port}
-  }}
-  inet_listener imaps {{
-    port = 0
-  }}
-}}
-service anvil {{
-  chroot =
-}}
-service stats {{
-  chroot =
-}}
-"""
 
 
 def missing(what: str) -> None:
@@ -114,6 +64,7 @@ class Dovecot:
     state: Path
     folder: Path
     port: int
+    tls_port: int
     password: str
     _users: int = field(default=0)
 
@@ -122,7 +73,7 @@ class Dovecot:
         return f"u{self._users}"
 
     def log(self) -> str:
-        return (self.folder / "log").read_text(errors="replace")
+        return (self.folder / "out").read_text(errors="replace")
 
 
 def start(kind: str) -> tuple[Dovecot, subprocess.Popen[bytes]]:
@@ -150,18 +101,24 @@ def start(kind: str) -> tuple[Dovecot, subprocess.Popen[bytes]]:
     folder = Path(tempfile.mkdtemp(prefix="posthouse-", dir=root / "tmp"))
     inside = f"/{folder.relative_to(root)}"
     (folder / "state" / "mail").mkdir(parents=True)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port, tls_port = free_port(), free_port()
     password = hash_password(PASSWORD)
-    users = [f"u{i}:{{CRYPT}}{password}:{AS.pw_uid}:{AS.pw_gid}::{inside}/home::\n" for i in range(1, 40)]
-    (folder / "users").write_text("".join(users))
-    group = grp.getgrgid(AS.pw_gid).gr_name
-    new = not version.startswith("2.3")
-    head = "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n" if new else ""
-    text = head + (CONF_2_4 if new else CONF_2_3) + CONF
-    (folder / "dovecot.conf").write_text(
-        text.format(inside=inside, mail=f"{inside}/state/mail", user=AS.pw_name, group=group, port=port)
-    )
+    people = [User(name=f"u{i}", password=password, addresses=(f"U{i}@Harbour.example",)) for i in range(1, 40)]
+    (folder / "users").write_text(users(people))
+    certificate, key = make_self_signed(["localhost", "127.0.0.1"])
+    (folder / "mail.pem").write_bytes(certificate)
+    (folder / "mail.key").write_bytes(key)
+    settings = ImapSettings(
+        hosts=("127.0.0.1",), mail=f"{inside}/state/mail", certificate=f"{inside}/mail.pem", key=f"{inside}/mail.key",
+        folder=f"{inside}/run", users_file=f"{inside}/users", user=AS.pw_name, group=grp.getgrgid(AS.pw_gid).gr_name,
+        plaintext_login=False, client_limit=100, session_limit=100,
+    )  # fmt: skip
+    major, minor = (int(n) for n in version.split(".")[:2])
+    text = configuration(settings, (major, minor))
+    for ours, here in ((IMAP_PORT, port), (IMAPS_PORT, tls_port)):
+        assert text.count(f"    port = {ours}\n") == 1
+        text = text.replace(f"    port = {ours}\n", f"    port = {here}\n")
+    (folder / "dovecot.conf").write_text(text)
     for path in (folder, *folder.rglob("*")):
         os.chown(path, AS.pw_uid, AS.pw_gid)
     with (folder / "out").open("wb") as out:
@@ -178,10 +135,10 @@ def start(kind: str) -> tuple[Dovecot, subprocess.Popen[bytes]]:
             break
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
-            said = [p.read_text(errors="replace")[-2000:] for p in (folder / "out", folder / "log") if p.exists()]
-            pytest.fail(f"Dovecot {version} did not start: {' '.join(said)}", pytrace=False)
+            said = (folder / "out").read_text(errors="replace")[-2000:]
+            pytest.fail(f"Dovecot {version} did not start: {said}", pytrace=False)
         time.sleep(0.05)
-    return Dovecot(version, folder / "state", folder, port, password), process
+    return Dovecot(version, folder / "state", folder, port, tls_port, password), process
 
 
 @pytest.fixture(scope="module", params=["this Debian's", "Debian 13's"])
@@ -433,6 +390,27 @@ async def test_both_at_once_lose_and_double_nothing(house: House) -> None:
         nursery.start_soon(in_thread, take)
     assert sorted(taken) == sorted(mails)
     assert not house.box.messages()
+
+
+@pytest.mark.parametrize("login", ["u{}", "U{}", "u{}@harbour.example", "U{}@HARBOUR.example"])
+@pytest.mark.parametrize("way", ["starttls", "implicit"])
+async def test_a_login_by_name_and_address_over_tls(house: House, login: str, way: str) -> None:
+    house.put(MAILS["plain"])
+    context = ssl.create_default_context(cadata=(house.dovecot.folder / "mail.pem").read_text())
+
+    def client() -> None:
+        if way == "implicit":
+            imap: imaplib.IMAP4 = imaplib.IMAP4_SSL(
+                "127.0.0.1", house.dovecot.tls_port, ssl_context=context, timeout=WAIT
+            )
+        else:
+            imap = imaplib.IMAP4("127.0.0.1", house.dovecot.port, timeout=WAIT)
+            imap.starttls(context)
+        imap.authenticate("PLAIN", lambda _: f"\0{login.format(house.user[1:])}\0{PASSWORD}".encode())
+        assert imap.select()[1] == [b"1"]
+        imap.logout()
+
+    await in_thread(client)
 
 
 async def test_dovecot_checks_the_string_that_passwd_makes(house: House) -> None:

@@ -15,7 +15,6 @@ TARIFF = '[[tariff]]\nname = "t"\ncurrency = "JPY"\nperiods = [{ unit = "3m", pr
 ACCOUNT = '[[user]]\nname = "u"\n[[user.account]]\nhost = "h"\nlogin = "l"\nsecret = "s"\n'
 
 UNBUILT = [
-    ("[mail]\nimap = true", ["mail.imap: IMAP for the LAN"]),
     (
         '[alerts]\nto = "a@b.example"\nevery = "7d"',
         ["alerts.to: sending alerts", "alerts.every: sending alerts"],
@@ -38,7 +37,7 @@ BUILT = [
     LINE + 'bearer = "none"\ncountry = "jp"\nattempts = 15\ninit = []\nflow = "none"',
     '[schedule]\nat = ["07:30"]\nevery = "2h"\nqueued_messages = 1\nqueued_size = "1MiB"\noldest_message = "1h"\n'
     'windows = ["mon 08:00-09:00"]\nurgent = false',
-    '[mail]\nsmtp = ["127.0.0.1:0"]\npop3 = ["127.0.0.1:0"]\nfetch_limit = "5KiB"\nwarn_after = "1h"\n'
+    '[mail]\nsmtp = ["127.0.0.1:0"]\npop3 = ["127.0.0.1:0"]\nimap = true\nfetch_limit = "5KiB"\nwarn_after = "1h"\n'
     'unknown = "upstream"\ntrusted_networks = ["127.0.0.0/8"]\nplaintext_login = true\n'
     '[[mail.alias]]\naddress = "a@harbour.example"\nto = ["b@c.example"]\n[[mail.smarthost]]\nhost = "h"',
     '[budget]\nurgent_reserve = 0\nper_day = ""',

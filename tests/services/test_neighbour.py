@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from appliance import events
 from appliance.network import neighbour
 from appliance.network.lan import FIRST_PAUSE_S, MAX_PAUSE_S, STANDS_S, LanServices
 from appliance.network.neighbour import Child
@@ -123,6 +125,15 @@ class FakeNeighbour:
         self._ended = trio.Event()
 
 
+def lan_services(write: Callable[[], Awaitable[None]], neighbour: FakeNeighbour) -> LanServices:
+    return LanServices(
+        write,
+        neighbour,
+        lambda: events.emit(events.DNSMASQ_STARTED, interfaces="lan"),
+        lambda why: events.emit(events.DNSMASQ_FAILED, interfaces="lan", why=why),
+    )
+
+
 async def test_it_is_started_again_at_growing_intervals(
     nursery: trio.Nursery, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,7 +144,7 @@ async def test_it_is_started_again_at_growing_intervals(
     async def write() -> None:
         written.append("file")
 
-    service = LanServices("lan", write, one)
+    service = lan_services(write, one)
     await nursery.start(service.run)
     assert len(one.starts) == 1  # ready though it does not run: the others do without
     await trio.sleep(400)
@@ -162,7 +173,7 @@ async def test_a_disk_that_is_full(nursery: trio.Nursery, caplog: pytest.LogCapt
         raise OSError(28, "No space left on device")
 
     one = FakeNeighbour()
-    await nursery.start(LanServices("lan", write, one).run)
+    await nursery.start(lan_services(write, one).run)
     assert one.starts == []
     await wait_all_tasks_blocked()
     assert "its configuration can't be written: [Errno 28] No space left on device" in caplog.text
