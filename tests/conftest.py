@@ -1,8 +1,9 @@
-"""What every test has: an ERROR in the log that no test expected fails it, and --long."""
+"""What every test has: an ERROR in the log that no test expected fails it, --long, and tests of what is given from outside."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,13 +14,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselects, and so counts, what only --long runs: nothing is skipped silently."""
-    if config.getoption("--long"):
-        return
-    long = [i for i in items if i.get_closest_marker("long")]
-    if long:
-        config.hook.pytest_deselected(items=long)
-        items[:] = [i for i in items if i not in long]
+    """Deselects, and so counts, what only --long runs, and what works on something that is not given: nothing is skipped
+    silently."""
+    left = [i for i in items if i.get_closest_marker("long") and not config.getoption("--long")]
+    lacking = [i for i in items if i not in left and _lacks(i)]
+    for variable in sorted({name for i in lacking for name in _lacks(i)}):
+        count = sum(variable in _lacks(i) for i in lacking)
+        config.stash.setdefault(_lacking, []).append(
+            f"{variable} is not set: {count} tests of what it names are not run"
+        )
+    if left or lacking:
+        config.hook.pytest_deselected(items=[*left, *lacking])
+        out = {*left, *lacking}
+        items[:] = [i for i in items if i not in out]
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    return config.stash.get(_lacking, [])
+
+
+_lacking = pytest.StashKey[list[str]]()
+
+
+def _lacks(item: pytest.Item) -> list[str]:
+    marker = item.get_closest_marker("given")
+    return [name for name in marker.args if name not in os.environ] if marker else []
 
 
 class _Errors(logging.Handler):
