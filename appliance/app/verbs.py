@@ -23,12 +23,38 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from appliance.app.house import House
+    from appliance.calls.caller import Caller, Told
     from appliance.control.server import Progress
     from appliance.mail.envelope import Envelope
 
 __all__ = ["Verbs"]
 
 WATCH_S: Final = 1.0
+
+
+async def _show_until(done: trio.Event, caller: Caller, progress: Progress) -> None:
+    """Each line of the call that is under way, or is about to be, until its end."""
+    waiting = trio.CancelScope()
+
+    async def stop() -> None:
+        await done.wait()
+        waiting.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stop)
+        with caller.watch() as lines:
+            while True:
+                told: Told | None = None
+                try:
+                    if not done.is_set():
+                        with trio.CancelScope() as waiting:  # and never while a line is being sent
+                            told = await lines.receive()
+                    if told is None:
+                        told = lines.receive_nowait()
+                except (trio.EndOfChannel, trio.WouldBlock):
+                    break
+                await progress.show({**caller.status(), "state": told.state.value, "text": told.text})
+        nursery.cancel_scope.cancel()
 
 
 class Verbs:
@@ -103,11 +129,15 @@ class Verbs:
                 before = text
 
     async def _dial(self, arguments: Mapping[str, Any], progress: Progress) -> Any:
+        caller, force = self.house.caller, bool(arguments.get("force"))
         try:
             if not arguments.get("wait", True):
-                self.house.caller.dial_nowait(force=bool(arguments.get("force")))
+                caller.dial_nowait(force=force)
                 return None
-            return await self.house.caller.dial(force=bool(arguments.get("force")))
+            dialling = caller.dial_nowait(force=force)
+            if arguments.get("watch"):
+                await _show_until(dialling.done, caller, progress)
+            return await caller.ended(dialling)
         except CallRefused as refusal:
             raise ControlError(str(refusal)) from None
 

@@ -233,7 +233,10 @@ class Caller:
 
     async def dial(self, *, force: bool = False) -> dict[str, Any]:
         """Asks for a call, or joins the one that is under way; -> it, ended, as in `calls`. Raises CallRefused."""
-        dialling = self.dial_nowait(force=force)
+        return await self.ended(self.dial_nowait(force=force))
+
+    async def ended(self, dialling: Dialling) -> dict[str, Any]:
+        """Waits for the end of a call that was asked for; -> it, as in `calls`. Raises CallRefused."""
         await dialling.done.wait()
         if dialling.entry is None:
             raise CallRefused(dialling.refused)

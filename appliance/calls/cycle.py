@@ -374,6 +374,8 @@ class Cycle:
         outcome = await self._negotiate(line) or await self._window.open(line)
         if outcome is not None:
             self._tell(outcome.value)
+        elif line.device:
+            self._tell(f"the network is up on {line.device}")
         return outcome
 
     async def _negotiate(self, line: call.Line) -> Outcome | None:

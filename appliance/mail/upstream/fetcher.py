@@ -106,6 +106,7 @@ class FetchJob:
             return self._failed(call, str(error), left=False)
         except SessionFailed as error:
             return self._failed(call, str(error), left=True)
+        call.show(f"{self.name}: logged in")
         await fetch.run()
         if fetch.failure:
             return self._failed(call, fetch.failure, left=True)
