@@ -26,7 +26,7 @@ from appliance.config.units import WORDS_OF_TOML, Kind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ConfigErrors", "load"]
+__all__ = ["ConfigErrors", "faults_of", "load"]
 
 
 def load(path: Path, *, credentials: Path | None = None, beside: Path | None = None) -> Config:
@@ -43,16 +43,27 @@ def load(path: Path, *, credentials: Path | None = None, beside: Path | None = N
         raise ConfigErrors([error_line(path, 1, fault)]) from None
     document = Document(path, raw)
     home = beside or path
+    secrets = Secrets(home.with_name(SECRETS_FILE), credentials or credentials_folder())
+    config, faults = _read(document, home, secrets)
+    if faults or secrets.errors:
+        raise ConfigErrors([document.error(f) for f in faults] + secrets.errors)
+    return config
+
+
+def faults_of(text: str, file: Path, secrets: Mapping[str, str]) -> list[Fault]:
+    """What would be wrong if `file` held this text, with these secrets beside it, in the text's order: for who asks a
+    person for one value after the other. Nothing is written. Raises ConfigErrors where the text is no TOML."""
+    document = Document(file, text.encode())
+    return _read(document, file, Secrets(file.with_name(SECRETS_FILE), None, values=secrets))[1]
+
+
+def _read(document: Document, home: Path, secrets: Secrets) -> tuple[Config, list[Fault]]:
     reader = _Reader(home.absolute().parent)
     config: Config = reader.table(ROOT, document.data, ())
     rules.check(config, reader.faults)
     rules_mail.check(config, reader.faults)
-    secrets = Secrets(home.with_name(SECRETS_FILE), credentials or credentials_folder())
     named = reader.resolve(secrets)
-    lines = [document.error(f) for f in sorted(reader.faults, key=lambda f: document.line(f.path))]
-    if lines or secrets.errors:
-        raise ConfigErrors(lines + secrets.errors)
-    return replace(config, secrets=named)
+    return replace(config, secrets=named), sorted(reader.faults, key=lambda f: document.line(f.path))
 
 
 class _Reader:

@@ -15,6 +15,7 @@ from appliance.config.units import WORDS_OF_TOML
 from appliance.events import clean
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = ["SECRETS_FILE", "Secrets", "credentials_folder"]
@@ -32,14 +33,15 @@ def credentials_folder() -> Path | None:
 
 class Secrets:
     """What there is under which name. `errors`: error lines about the file itself; no file at all is none.
-    `whole`: nothing that stands in the file was left out for a fault of it."""
+    `whole`: nothing that stands in the file was left out for a fault of it. With `values` the file is not read, they
+    stand for it."""
 
-    def __init__(self, file: Path, credentials: Path | None) -> None:
+    def __init__(self, file: Path, credentials: Path | None, *, values: Mapping[str, str] | None = None) -> None:
         self.errors: list[str] = []
         self.whole = True
         self._file = file
         self._credentials = credentials
-        self._values = self._read()
+        self._values = self._read() if values is None else dict(values)
 
     def nearest(self, name: str) -> str:
         """The name in the file that this one was most likely meant to be, or ""."""

@@ -29,6 +29,7 @@ from appliance.config.faults import show
 from appliance.config.keypath import entry_at, read_value, resolve
 from appliance.config.load import load
 from appliance.config.schema import Table
+from appliance.config.secrets import SECRETS_FILE
 from appliance.config.unbuilt import unbuilt
 from appliance.events import clean
 from appliance.storage import journal
@@ -45,6 +46,8 @@ __all__ = ["Committed", "Editor", "Store", "StoreError"]
 REVISIONS_KEPT: Final = 50
 COMMENT_LIMIT: Final = 200
 WHO_LIMIT: Final = 64
+GROUP_MODE: Final = 0o640
+"""Of the configuration: members of its group may use `posthouse status`, which must find the socket."""
 BY_HAND: Final = "(edited by hand)"
 BY_ITSELF: Final = "(not confirmed)"
 
@@ -187,6 +190,32 @@ class Store:
         self._drop_candidate()
         return Committed(number, config)
 
+    def first(self, text: str, secrets: Mapping[str, str], editor: Editor, comment: str, now: float) -> Committed:
+        """The first configuration, where there is none, with the secrets that it names: these go first, so that a power
+        cut leaves no configuration or a whole one. Secrets of other names stay. Raises ConfigErrors."""
+        if self.file.exists():
+            raise StoreError(f"there is a configuration already, in {self.file}")
+        self.keep_secrets(secrets)
+        self._disk.mkdir(self._folder)
+        self._disk.replace_file(self._text, text.encode())
+        config = load(self._text, beside=self.file)
+        if missing := unbuilt(config):
+            raise StoreError("; ".join(missing))
+        number = self._keep_revision(text, editor, comment, now)
+        self._disk.replace_file(self.file, text.encode(), mode=GROUP_MODE)
+        copies.write(self._disk, self.file, text.encode())
+        self._drop_candidate()
+        return Committed(number, config)
+
+    def keep_secrets(self, secrets: Mapping[str, str]) -> None:
+        """Puts these into `secrets.toml`, beside those that have other names."""
+        file = self.file.with_name(SECRETS_FILE)
+        text = file.read_text("utf-8-sig") if file.exists() else ""
+        _parsed(text, file.name)
+        for name, value in secrets.items():
+            text = edit.with_value(text, (name,), value)
+        self._disk.replace_file(file, text.encode())
+
     def confirm(self) -> None:
         """The last commit stands."""
         if not self.unconfirmed:
@@ -290,11 +319,11 @@ def _sum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def _parsed(text: str, what: str = "the text") -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise StoreError(f"the text is no TOML ({error}); `config rollback` drops a candidate") from None
+        raise StoreError(f"{what} is no TOML ({error}); `config rollback` drops a candidate") from None
 
 
 def _as_toml(place: tuple[str | int, ...], value: Any) -> str:

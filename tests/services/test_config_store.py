@@ -8,7 +8,7 @@ import pytest
 
 from appliance.config import copies
 from appliance.config.keypath import PathError, parse, read_value, resolve
-from appliance.config.load import ConfigErrors, load
+from appliance.config.load import ConfigErrors, faults_of, load
 from appliance.config.store import REVISIONS_KEPT, Editor, Store, StoreError
 from appliance.storage.disk import Disk
 from appliance.storage.recording import Fate, RecordingDisk, power_cut
@@ -231,3 +231,69 @@ def test_elements_are_found_by_their_names() -> None:
         resolve("user[yuki].quota", data)
     with pytest.raises(PathError, match='line has no "pstn"'):
         resolve("line[pstn].port", data)
+
+
+# ---- the first one of all
+FIRST = TEXT + '\n[[mail.smarthost]]\nhost = "smtp.isp.example"\nlogin = "l"\nsecret = "smarthost"\n'
+SECRETS = {"smarthost": 'quo"ted', "ppp": "x"}
+
+
+def new(root: Path, disk: Disk | None = None) -> Store:
+    return Store(root / "posthouse.toml", root / "config", disk or Disk())
+
+
+def test_the_first_configuration(tmp_path: Path) -> None:
+    secrets = tmp_path / "secrets.toml"
+    secrets.write_text('ppp = "old"\nother = "stays"\n')
+    store = new(tmp_path)
+    done = store.first(FIRST, SECRETS, ME, "first start", 1)
+    assert done.config == load(store.file) and done.config.secrets == {"smarthost": 'quo"ted'}
+    assert secrets.read_text() == 'ppp = "x"\nother = "stays"\nsmarthost = "quo\\"ted"\n'
+    assert (secrets.stat().st_mode & 0o777, store.file.stat().st_mode & 0o777) == (0o600, 0o640)
+    assert [(r["number"], r["who"], r["comment"]) for r in store.revisions()] == [(1, "hanako", "first start")]
+    assert commit(store, "schedule.every", "2h") == 2
+    with pytest.raises(StoreError, match="there is a configuration already"):
+        store.first(FIRST, {}, ME, "", 2)
+
+
+def test_a_first_configuration_with_a_fault_is_none(tmp_path: Path) -> None:
+    store = new(tmp_path)
+    with pytest.raises(ConfigErrors, match=r"site.domain"):
+        store.first(FIRST.replace("harbour.example", "harbour..example"), SECRETS, ME, "", 1)
+    with pytest.raises(StoreError, match="not built yet"):
+        store.first(FIRST + "[console]\nssh = true\n", SECRETS, ME, "", 1)
+    assert not store.file.exists()
+    (tmp_path / "secrets.toml").write_text("broken")
+    with pytest.raises(StoreError, match=r"secrets.toml is no TOML"):
+        store.first(FIRST, SECRETS, ME, "", 1)
+
+
+@pytest.mark.parametrize("fate", [Fate.DROPPED, Fate.TORN])
+def test_the_power_goes_behind_every_operation_of_the_first(fate: Fate, tmp_path: Path) -> None:
+    """There is none then, and the first start begins anew, or it is there with all of its secrets."""
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    disk = RecordingDisk(whole)
+    new(whole, disk).first(FIRST, SECRETS, ME, "first start", 1)
+    seen = set()
+    for n in range(len(disk.operations) + 1):
+        root = tmp_path / f"{n}"
+        power_cut(disk, n, fate, root, seed=n)
+        root.mkdir(exist_ok=True)
+        if (secrets := root / "secrets.toml").exists():
+            secrets.chmod(0o600)  # which the recording does not keep
+        again = new(root)
+        seen.add(there := again.file.exists())
+        if not there:
+            again.first(FIRST, SECRETS, OTHER, "once more", 2)
+        assert load(again.file).secrets == {"smarthost": 'quo"ted'}, f"cut behind operation {n}"
+    assert seen == {True, False}
+
+
+def test_what_would_be_wrong_with_a_text(tmp_path: Path) -> None:
+    file = tmp_path / "posthouse.toml"
+    assert faults_of(FIRST, file, SECRETS) == []
+    (fault,) = faults_of(FIRST, file, {"ppp": "x"})
+    assert fault.path == ("mail", "smarthost", 0, "secret")
+    with pytest.raises(ConfigErrors):
+        faults_of("broken", file, {})
