@@ -110,7 +110,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     text = "show the message ID, hold it back, release it again, remove it unsent; fetch the large message of a stub"
     queue.add_argument("action", nargs="?", choices=actions, help=text)
     queue.add_argument("id", nargs="?", metavar="ID", help="as `posthouse queue` lists them")
-    verb("calls", _calls, "list the calls that were made", printing)
+    verb("calls", functools.partial(_list, verb="calls"), "list the calls that were made", printing)
     report = verb("report", _report, "show what calls cost, by month, day and user", printing)
     form = report.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print it for a spreadsheet")
@@ -131,11 +131,20 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     simulate.add_argument("--rate", type=int, default=9600, metavar="BITS", help="of the line in bit/s; default: 9600")
     text = "of a call, in seconds, for PPP, names and logins; default: 20"
     simulate.add_argument("--overhead", type=float, default=20.0, metavar="S", help=text)
-    verb("terminals", _terminals, "list the terminals that are known and how they are reached", printing)
-    verb("peers", _peers, "list the links to other relay servers", printing)
-    why = verb("why", _why, "say what would happen to a call of a terminal now, and why")
+    verb(
+        "terminals",
+        functools.partial(_list, verb="terminals"),
+        "list the terminals that are known and how they are reached",
+        printing,
+    )
+    verb("peers", functools.partial(_list, verb="peers"), "list the links to other relay servers", printing)
+    why = verb("why", functools.partial(_say, verb="why"), "say what would happen to a call of a terminal now, and why")
     why.add_argument("name", metavar="NAME", help="a terminal's name")
-    enrol = verb("enrol", _enrol, "forget a terminal's certificate and print what it logs in anew with")
+    enrol = verb(
+        "enrol",
+        functools.partial(_say, verb="enrol"),
+        "forget a terminal's certificate and print what it logs in anew with",
+    )
     enrol.add_argument("name", metavar="NAME", help="the name of a [[relay.account]]")
     update = verb("update", _update, "install an update of the image, to be tried at the next start")
     update.add_argument("--allow-older", action="store_true", help="also one that is older than what runs")
@@ -157,6 +166,9 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         from appliance.config.arguments import add_arguments
 
         add_arguments(config, common)
+    setup = verb("setup", _setup, "make the first configuration by questions, and try it by a call")
+    for name, key in (("--state", "site.state"), ("--runtime", "site.runtime")):
+        setup.add_argument(name, type=Path, metavar="FOLDER", help=f"{key}, if not the default one")
     verb("console", _console, "a shell to look at the site, work its line and edit its configuration")
     verb("passwd", _passwd, "make the string for `password` in the configuration")
     return parser
@@ -261,6 +273,15 @@ def _restore(arguments: argparse.Namespace) -> int:
 
     with _output():
         return restore(_config_file(arguments), arguments.folder)
+
+
+def _setup(arguments: argparse.Namespace) -> int:
+    from appliance.console.setup import main as setup
+    from appliance.modem.probe import search, serial_ports
+
+    return setup(
+        _config_file(arguments), serial_ports, search, {"state": arguments.state, "runtime": arguments.runtime}
+    )
 
 
 # ---- verbs of the image
@@ -405,10 +426,6 @@ def _queue(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _calls(arguments: argparse.Namespace) -> int:
-    return _list(arguments, "calls")
-
-
 def _report(arguments: argparse.Namespace) -> int:
     result, code = _ask(arguments, "report", {})
     if code != OK:
@@ -467,28 +484,12 @@ def _simulate(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _terminals(arguments: argparse.Namespace) -> int:
-    return _list(arguments, "terminals")
-
-
-def _peers(arguments: argparse.Namespace) -> int:
-    return _list(arguments, "peers")
-
-
 def _list(arguments: argparse.Namespace, verb: str) -> int:
     """A verb that prints what it is answered; the view has its name."""
     result, code = _ask(arguments, verb, {})
     if code == OK:
         _show(arguments, result, verb)
     return code
-
-
-def _why(arguments: argparse.Namespace) -> int:
-    return _say(arguments, "why")
-
-
-def _enrol(arguments: argparse.Namespace) -> int:
-    return _say(arguments, "enrol")
 
 
 def _say(arguments: argparse.Namespace, verb: str) -> int:
