@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from appliance import __version__, events
+from appliance.app.alerts import AlertsPart
 from appliance.app.board import BoardPart
 from appliance.app.configuration import Configuration
 from appliance.app.firewall import FirewallPart
@@ -91,7 +92,7 @@ class House:
         self.imap = ImapPart(self)
         # The firewall first: no interface is up without it.
         lan = (self.firewall, InterfacesPart(self), DnsmasqPart(self), SmtpPart(self), Pop3Part(self), self.imap)
-        seen = (NoticesPart(self), BoardPart(self), StatusLinePart(self))
+        seen = (NoticesPart(self), AlertsPart(self), BoardPart(self), StatusLinePart(self))
         self.parts = (*lan, self.clock, self.relay, CallerPart(self), *seen)
 
     @property

@@ -27,9 +27,30 @@ if TYPE_CHECKING:
     from appliance.control.server import Progress
     from appliance.mail.envelope import Envelope
 
-__all__ = ["Verbs"]
+__all__ = ["Verbs", "status_of"]
 
 WATCH_S: Final = 1.0
+
+
+def status_of(house: House) -> dict[str, Any]:
+    """`posthouse status --json` (DESIGN §6)."""
+    core = house.core
+    now = core.clock.now()
+    return {
+        "site": house.config.site.name,
+        "version": __version__,
+        "fingerprint": house.relay.fingerprint,
+        "uptime_s": round(house.started.seconds_until(now)),
+        "clock_trusted": core.clock.trusted,
+        "line": house.caller.status(),
+        "queue": queue_figures(core.office, now.wall),
+        "users": len(house.config.user),
+        "terminals": house.relay.counts(),
+        "peers": house.relay.peer_counts(),
+        "services": house.supervisor.states(),
+        "listeners": house.listeners,
+        "storage": {"flushes": core.disk.flushes, "free_bytes": core.office.free_bytes()},
+    }
 
 
 async def _show_until(done: trio.Event, caller: Caller, progress: Progress) -> None:
@@ -85,23 +106,7 @@ class Verbs:
         }
 
     async def _status(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-        core = self.house.core
-        now = core.clock.now()
-        return {
-            "site": self.house.config.site.name,
-            "version": __version__,
-            "fingerprint": self.house.relay.fingerprint,
-            "uptime_s": round(self.house.started.seconds_until(now)),
-            "clock_trusted": core.clock.trusted,
-            "line": self.house.caller.status(),
-            "queue": queue_figures(core.office, now.wall),
-            "users": len(self.house.config.user),
-            "terminals": self.house.relay.counts(),
-            "peers": self.house.relay.peer_counts(),
-            "services": self.house.supervisor.states(),
-            "listeners": self.house.listeners,
-            "storage": {"flushes": core.disk.flushes, "free_bytes": core.office.free_bytes()},
-        }
+        return status_of(self.house)
 
     async def _watch(self, arguments: Mapping[str, Any], progress: Progress) -> None:
         """Never returns: the client goes away."""

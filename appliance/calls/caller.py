@@ -280,6 +280,26 @@ class Caller:
         return affordable(self._settings, prospect, self._ledger.summary(), times)[0] != times.now.wall
 
     @property
+    def wants_money(self) -> str:
+        """Why a call is not made that would be made now if there were no budget; "" where it is not so."""
+        if self._under_way is not None or self._settings.budget == NO_BUDGET:
+            return ""
+        decision, free = self._decide(), self._decide(settings=replace(self._settings, budget=NO_BUDGET))
+        return decision.next.reason if decision.reason is None and free.reason is not None else ""
+
+    @property
+    def failing_s(self) -> float:
+        """For how long every call has failed, since the start of the first such one; 0 where the last was good for
+        something, or was ended by hand."""
+        first: Entry | None = None
+        for entry in reversed(self._ledger.entries()):
+            if entry.served or entry.put_down:
+                break
+            if entry.ended is not None:
+                first = entry
+        return 0.0 if first is None else first.started.seconds_until(self._clock.now())
+
+    @property
     def stalled(self) -> bool:
         """Whether the next look, or the end of the call that is up, is overdue: this service makes no progress."""
         if self._ended or self._looked is None:
@@ -348,7 +368,7 @@ class Caller:
         finally:
             self._shown = before
 
-    def _decide(self, requests: Requests | None = None) -> Decision:
+    def _decide(self, requests: Requests | None = None, settings: Settings | None = None) -> Decision:
         if requests is None:
             asked = self._connection_at is not None
             requests = Requests(
@@ -358,7 +378,8 @@ class Caller:
                 connection_at=self._connection_at,
                 wake=self._wake,
             )
-        return decide(self._settings, self._prospect(), self._ledger.summary(), self._times(), requests)
+        settings = settings or self._settings
+        return decide(settings, self._prospect(), self._ledger.summary(), self._times(), requests)
 
     def _times(self) -> Times:
         return Times(now=self._clock.now(), started=self._started, trusted=self._clock.trusted)

@@ -471,6 +471,8 @@ class Cycle:
             cost=f"{entry.charge.cost:f}",
             currency=entry.charge.currency,
         )
+        if outcome is Outcome.LOGIN_REFUSED:
+            events.emit(events.LOGIN_REFUSED, line=self.name)
         self._tell(
             f"on-hook after {seconds} s: {outcome.value}; "
             f"sent {tally.sent}, fetched {tally.fetched}, failed {tally.failed}"

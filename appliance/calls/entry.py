@@ -80,6 +80,12 @@ class Entry:
     reserved: Decimal = Decimal(0)
 
     @property
+    def served(self) -> bool:
+        """Whether it was good for something (`Summary`)."""
+        partial = self.outcome is Outcome.PARTIAL and (self.tally.moved or self.job_done)
+        return self.outcome is Outcome.COMPLETE or partial
+
+    @property
     def duration_s(self) -> float:
         """From `connected` until it ended, or until it was last seen; 0 when it never connected."""
         until = self.ended or self.seen
@@ -224,8 +230,7 @@ class Summary:
 
     def after(self, entry: Entry) -> Summary:
         """The summary with one more call, which has ended. The dials stay: they are known before the end is."""
-        complete = entry.outcome is Outcome.COMPLETE
-        served = complete or (entry.outcome is Outcome.PARTIAL and (entry.tally.moved or entry.job_done))
+        complete, served = entry.outcome is Outcome.COMPLETE, entry.served
         automatic = entry.reason is not Reason.BY_HAND
         common = replace(
             self,

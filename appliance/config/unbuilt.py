@@ -28,6 +28,4 @@ def unbuilt(config: Config) -> list[str]:
 
 
 def _all(config: Config) -> Iterator[Found]:
-    yield ("alerts", "to"), config.alerts.to, "sending alerts"
-    yield ("alerts", "every"), config.alerts.every_s is not None, "sending alerts"
     yield ("console", "ssh"), config.console.ssh, "the console over ssh"

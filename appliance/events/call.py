@@ -68,6 +68,34 @@ CALL_INTERRUPTED = Event(
     "call {call_id} had no end in the ledger: closed as interrupted",
     follows="It is paid for up to its last mark and one unit more. What it had not finished goes with the next call.",
 )
+LOGIN_REFUSED = Event(
+    "login-refused",
+    "82fa50f364df4d85b500bdb2a72c0506",
+    WARNING,
+    "{line}: the provider refuses ppp_login with ppp_secret",
+    follows="No automatic call is made until somebody has called by hand, or the line's configuration or secret is "
+    "another: a provider locks an account that keeps trying.",
+    action="Mend `ppp_login` or the secret and reload, or call with `posthouse dial`.",
+    alarm=True,
+)
+BUDGET_GONE = Event(
+    "budget-gone",
+    "beba55dc0d7042f48911c32446eddd70",
+    WARNING,
+    "no call is made for want of money: {why}",
+    follows="What waits goes when there is money again; `posthouse status` says when.",
+    action="Wait, raise `[budget]`, or call with `posthouse dial --force`.",
+    alarm=True,
+)
+NO_CALL = Event(
+    "no-call",
+    "bc27a24d3bad4a62abdfccb379e551ed",
+    WARNING,
+    "every call of the last {hours} hours has failed",
+    follows="Mail waits, and goes nowhere. Calls are tried on as `schedule.retry` says.",
+    action="`posthouse calls` has the outcomes, docs/operating.md what they mean; look at the line and the modem.",
+    alarm=True,
+)
 REDIAL_FORBIDDEN = Event(
     "redial-forbidden",
     "61abeea2ed384e9b8c67f0a85f0bb52b",
@@ -163,6 +191,7 @@ PIN_REFUSED = Event(
     follows="The line is used no more, also not by `posthouse dial`, until secrets.toml has another PIN.",
     action="Put the right PIN into secrets.toml; a third wrong one blocks the SIM, which then wants its PUK, in a "
     "telephone.",
+    alarm=True,
 )
 NETWORK_FOUND = Event(
     "network-found",

@@ -30,7 +30,7 @@ class Event:
     the fields, each of which `fields.FIELDS` explains. `follows`: what follows from it. `action`: what a person does
     about it, "" where nothing is to be done. `fold`: for what somebody outside, or a fault that lasts, can cause as
     often as it likes: those of them that agree in these fields are one entry a minute (`folding`); None: each is an
-    entry.
+    entry. `alarm`: it is also mailed (`[alerts]`).
     """
 
     id: str
@@ -40,6 +40,7 @@ class Event:
     follows: str = ""
     action: str = ""
     fold: tuple[str, ...] | None = None
+    alarm: bool = False
 
     def __post_init__(self) -> None:
         if self.id in _table:

@@ -38,6 +38,15 @@ DISK_FULL = Event(
     action="Remove mail, or give the data partition more room.",
     fold=(),
 )
+DISK_FILLING = Event(
+    "disk-filling",
+    "22d1a926039442cb8aa4e08221154705",
+    WARNING,
+    "the disk is filling: {bytes} bytes are free for new mail",
+    follows="Nothing yet. When it is full new mail is refused; calls and sending go on.",
+    action="Remove mail, have users do so, or give the data partition more room.",
+    alarm=True,
+)
 REDONE = Event(
     "redone",
     "4ac17fa509a8471e94587fd506d768e6",
@@ -241,6 +250,23 @@ SENT_FOLDER_FAILED = Event(
     "call {call_id}: {folder} of {login} at {host} can't be looked at ({why}): what is in doubt is sent again",
     follows="A message may arrive twice.",
     action="Check the account's sent_folder.",
+)
+ACCOUNT_REFUSED = Event(
+    "account-refused",
+    "7a840419f4ca4935a6b06ed96f703f47",
+    WARNING,
+    "call {call_id}: {host} refuses the login {login}: {why}",
+    follows="Nothing goes over this account until that is mended; each call asks again.",
+    action="Check the account's `login` and its secret.",
+    alarm=True,
+)
+ALERT_NOT_SENT = Event(
+    "alert-not-sent",
+    "c62b9338913447efa26cd6419b3db962",
+    WARNING,
+    "an alert to <{to}> could not be sent: {why}",
+    follows="It is only here in the journal.",
+    action="Check `alerts.to`, and that a `[[mail.smarthost]]` carries the postmaster's address.",
 )
 SMARTHOST_FAILED = Event(
     "smarthost-failed",

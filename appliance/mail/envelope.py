@@ -72,7 +72,7 @@ class Envelope:
     `body`: "", "7BIT" or "8BITMIME"; `smtputf8`, `ret`, `envid`: as given at MAIL FROM (RFC 6152, 6531, 3461);
     `mt_priority`: RFC 6710's number. `attempts` counts completed tries at a server; `tried_at` is the wall clock
     of the last one; `warned`: its sender knows that it is late. `size` and `crc32` are of the bytes in `ID.eml`, which
-    are those that go out.
+    are those that go out. `alert`: which of Posthouse's own alerts it is ("" for mail): it causes no call.
     """
 
     id: str
@@ -96,6 +96,7 @@ class Envelope:
     attempts: int = 0
     tried_at: float | None = None
     warned: bool = False
+    alert: str = ""
     sending: bool = field(default=False, compare=False)
 
     def open_recipients(self) -> list[int]:

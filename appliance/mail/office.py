@@ -286,7 +286,7 @@ class PostOffice:
         """Tells the senders of messages that have waited for `warn_after`, once each; -> in how many seconds the next
         one will have. What an operator holds is no delay. Raises OSError."""
         soonest = math.inf
-        for envelope in [e for e in self.spool.messages.values() if not (e.held or e.warned)]:
+        for envelope in [e for e in self.spool.messages.values() if not (e.held or e.warned or e.alert)]:
             left_s = self._mail.warn_after_s - self._age_s(envelope)
             if left_s > 0:
                 soonest = min(soonest, left_s)
@@ -418,7 +418,7 @@ class PostOffice:
         oldest = bulk_oldest = deferred_until = None
         now = self._clock.now().wall
         for e in self.spool.messages.values():  # oldest first
-            if e.held:
+            if e.held or e.alert:
                 continue
             if (until := self._deferred_until(e)) > now:
                 deferred, deferred_until = deferred + 1, min(until, deferred_until or until)

@@ -32,6 +32,7 @@ class StatePaths:
         self.config = root / "config"
         self.version = root / "version"
         self.clock = root / "clock"
+        self.alerts = root / "alerts"
         # Of a backup and a restore (`app.backup`).
         self.snapshot = root / "backup"
         self.restored = root / "restore"

@@ -184,7 +184,7 @@ async def test_status_has_the_keys_of_the_contract(running: Running) -> None:
     assert status["peers"] == {"up": 0, "suspended": 0, "lost": 0, "never": 0}
     assert (status["site"], status["users"]) == ("harbour", 1)
     assert (status["line"]["name"], status["line"]["state"]) == ("pstn", "idle")
-    running_ones = ("clock", "smtp", "pop3", "caller", "notices", "status-line", "control")
+    running_ones = ("clock", "smtp", "pop3", "caller", "notices", "alerts", "status-line", "control")
     assert status["services"] == dict.fromkeys(running_ones, "running")
     listeners = {"smtp": [f"127.0.0.1:{running.smtp}"], "pop3": [f"127.0.0.1:{running.pop3}"], "relay": []}
     assert status["listeners"] == listeners
@@ -223,6 +223,20 @@ async def test_leds_follow_the_house(running: Running, monkeypatch: pytest.Monke
     await running.reload()  # without LEDs: they are not left as they were
     await lit("p", "0")
     await lit("m", "0")
+
+
+async def test_the_state_is_mailed_to_a_user(running: Running) -> None:
+    alerts = '[alerts]\nto = "hanako@harbour.example"\nevery = "7d"\n'
+    await running.reload(rest=LINE + alerts)
+    box = running.house.core.mailboxes["hanako"]
+    with trio.fail_after(WAIT):
+        while not (mails := box.messages()):
+            await trio.sleep(0.01)
+    assert b"services  all running" in mails[0].path.read_bytes()
+    await running.reload(rest=LINE + alerts.replace("7d", "8d"))
+    await running.reload(rest=LINE + alerts)
+    assert len(box.messages()) == 1
+    assert await running.ask("queue") == []
 
 
 async def test_systemd_has_the_state_in_one_line(running: Running) -> None:
@@ -379,7 +393,6 @@ async def test_the_same_file_changes_nothing(running: Running, caplog: pytest.Lo
         (lambda good: good + "nonsense = 1\n", "unknown key"),
         (lambda good: "[[[", "posthouse.toml:1: "),
         (lambda good: None, "can't be read"),
-        (lambda good: good + '[alerts]\nto = "a@b.example"\n', "sending alerts is not built yet"),
         (lambda good: good + "[console]\nssh = true\n", "the console over ssh is not built yet"),
     ],
 )

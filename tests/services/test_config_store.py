@@ -64,9 +64,9 @@ def test_a_faulty_candidate_is_not_committed_and_says_all_that_is_wrong(store: S
         store.commit(ME, "", 2)
     assert "candidate.toml:" in str(refused.value) and "user[1].account[0]" in str(refused.value)
     assert store.file.read_text() == TEXT and store.revisions()[0]["number"] == 0
-    store.set("alerts.to", "boss@isp.example", ME, 3)
+    store.set("console.ssh", "true", ME, 3)
     store.delete("user[1]", ME, 4)
-    with pytest.raises(StoreError, match=r"alerts.to: .* is not built yet"):
+    with pytest.raises(StoreError, match=r"console.ssh: .* is not built yet"):
         store.commit(ME, "", 5)
 
 

@@ -15,15 +15,12 @@ TARIFF = '[[tariff]]\nname = "t"\ncurrency = "JPY"\nperiods = [{ unit = "3m", pr
 ACCOUNT = '[[user]]\nname = "u"\n[[user.account]]\nhost = "h"\nlogin = "l"\nsecret = "s"\n'
 
 UNBUILT = [
-    (
-        '[alerts]\nto = "a@b.example"\nevery = "7d"',
-        ["alerts.to: sending alerts", "alerts.every: sending alerts"],
-    ),
     ("[console]\nssh = true", ["console.ssh: the console over ssh"]),
 ]  # fmt: skip
 
 BUILT = [
     "",
+    '[alerts]\nto = "a@b.example"\nevery = "7d"',
     '[leds]\npower = "a"\nline = "b"\nmail = "c"\nfault = "d"',
     '[[interface]]\nname = "lan"\ndevice = "br"\nports = ["e0"]\naddresses = ["10.0.0.1/24"]\ndhcp = true\nmtu = 1400\n'
     'routes = ["10.0.0.0/8 via 10.0.0.9"]\n[[interface]]\nname = "lan2"\ndevice = "e1"\naddresses = ["10.1.0.1/24"]\n'

@@ -382,11 +382,12 @@ async def test_each_dial_is_in_the_ledger_before_atd(bench: Bench, autojump_cloc
     ],
 )
 async def test_failed_negotiation_ends_the_call(
-    bench: Bench, autojump_clock: MockClock, negotiate: Step, outcome: str
+    bench: Bench, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, negotiate: Step, outcome: str
 ) -> None:
     line, job, second = FakeLine(negotiate=[negotiate]), FakeJob("mail", takes(1)), FakeLine("gsm")
     call = await bench.call(line, second, jobs=[job])
     assert (call["outcome"], call["dials"]) == (outcome, 1)
+    assert ("the provider refuses ppp_login" in caplog.text) == (outcome == "login-refused")
     assert call["connected"] is not None
     assert (job.begun, second.log) == (0, [])
     assert line.log[-1] == "hang_up"

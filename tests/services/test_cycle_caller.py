@@ -153,6 +153,26 @@ async def test_by_hand_failure_causes_no_call(tmp_path: Path, autojump_clock: Mo
     assert len(site.calls) == 1
 
 
+async def test_how_long_every_call_has_failed(tmp_path: Path, autojump_clock: MockClock) -> None:
+    schedule = replace(OFF, queued_messages=1, retry_s=(3600.0,))
+    site = Site(tmp_path, autojump_clock, schedule=schedule)
+    site.line = FakeLine(dials=[CONNECT, Outcome.BUSY, Outcome.NO_ANSWER, CONNECT])
+    site.caller = site.make(schedule)
+    async with site.serving():
+        assert site.caller.failing_s == 0
+        site.queue(1)
+        await trio.sleep(1000)
+        assert site.caller.failing_s == 0
+        site.queue(1)
+        await trio.sleep(5)
+        assert site.caller.failing_s == near(4.9)
+        await trio.sleep(5000)
+        assert site.caller.failing_s == near(5004.9)  # since the first of the two
+        await trio.sleep(3600)
+        assert site.caller.failing_s == 0
+    assert [o for _, o, _ in site.calls] == ["complete", "busy", "no-answer", "complete"]
+
+
 async def test_dial_joins_the_call_that_is_under_way(site: Site, autojump_clock: MockClock) -> None:
     got: list[object] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ from appliance.calls.cycle import Cycle, Way
 from appliance.calls.ledger import Ledger
 from appliance.calls.meter import Metering
 from appliance.calls.tariff import Billed
-from appliance.config.model import Bearer, Budget, Line, Period, Schedule, Tariff
+from appliance.config.model import Bearer, Budget, Line, Period, Schedule, Tariff, Window
 from appliance.storage.disk import Disk
 from appliance.storage.paths import StatePaths
-from fakes.clock import FakeClock
+from fakes.clock import NOON, FakeClock
 from fakes.committer import InlineCommitter
 from fakes.line import BLOCK, FakeLine
 
@@ -281,6 +282,34 @@ async def test_dial_obeys_the_budget_and_force_passes_it(bench: Bench, autojump_
         assert (call["outcome"], call["cost"]) == ("complete", "61")
         nursery.cancel_scope.cancel()
     assert len(line.dialled) == 2
+
+
+@pytest.mark.parametrize(
+    ("waits", "schedule", "per_day", "why"),
+    [
+        (Prospect(messages=1, bytes=500, oldest=NOON), {}, "30", ""),  # it is called
+        (Prospect(messages=1, bytes=500, oldest=NOON), {}, "3", "of 3 JPY of the day"),
+        (Prospect(), {}, "3", ""),  # nothing wants a call
+        (Prospect(messages=1, bytes=500, oldest=NOON), {"queued": 2}, "3", ""),  # no condition holds
+        (Prospect(messages=1, bytes=500, oldest=NOON), {"windows": True}, "3", ""),  # it is not the budget alone
+        (Prospect(messages=1, bytes=500, oldest=NOON), {}, None, ""),
+    ],
+    ids=["money", "no money", "nothing", "no condition", "no window", "no budget"],
+)
+async def test_whether_it_is_for_want_of_money_that_no_call_is_made(
+    bench: Bench, autojump_clock: MockClock, waits: Prospect, schedule: dict[str, Any], per_day: str | None, why: str
+) -> None:
+    more: dict[str, Any] = {"retry_s": ()}
+    if "windows" in schedule:
+        more["windows"] = (Window(frozenset({0}), time(13), time(14)),)
+    budget = Budget(per_day=Decimal(per_day)) if per_day else Budget()
+    it = caller(bench, FakeLine(), budget, Work(), **more)
+    it._prospect = lambda: waits
+    if "queued" in schedule:
+        it._settings = replace(
+            it._settings, schedule=replace(it._settings.schedule, queued_messages=schedule["queued"])
+        )
+    assert why in it.wants_money and bool(it.wants_money) == bool(why)
 
 
 async def test_what_the_budget_says_to_a_connection_request(bench: Bench, autojump_clock: MockClock) -> None:

@@ -322,6 +322,28 @@ async def test_all_smarthosts_fail(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "one:25 is of no use in this call: AUTH was answered 535" in caplog.text
 
 
+@pytest.mark.parametrize("how", ["no smarthost", "unreachable", "login", "dropped"])
+async def test_an_alert_that_stays_makes_no_call_a_failure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """Else it would be called again for its sake; with a message beside it the call is one."""
+    outbox = FakeOutbox(tmp_path, [] if how == "no smarthost" else [replace(HOST, login="h", secret="isp")])
+    caplog.set_level(logging.INFO, logger="posthouse")
+    wrong: dict[str, Provider | OSError] = {
+        "unreachable": OSError(113, "No route to host"),
+        "login": SmtpProvider(login=("h", "other")),
+        "dropped": SmtpProvider(login=("h", "geheim"), answer=lambda verb, _: None if verb != "MAIL" else "421 no"),
+    }
+    servers = {"mx": wrong[how]} if how in wrong else {}
+    outbox.put("alert", b"Subject: x\r\n\r\n", sender="postmaster@harbour.example", alert="status")
+    call, report = await send(outbox, servers)
+    assert (report, call.tally.failed, outbox.states("alert")) == (JobReport(), 0, ["queued"])
+    outbox.put("mail", b"Subject: x\r\n\r\n")
+    call, report = await send(outbox, servers)
+    assert report.left and call.tally.failed == 1
+    assert ("refuses the login h: AUTH was answered 535" in caplog.text) == (how == "login")
+
+
 async def test_senders_choose_the_smarthost_side_by_side(tmp_path: Path) -> None:
     outbox = FakeOutbox(tmp_path, [replace(HOST, host="one", senders=("a@x",)), replace(HOST, host="two")])
     outbox.put("m0", message(0), sender="a@x")

@@ -103,6 +103,8 @@ class FetchJob:
         try:
             fetch = await self._open(call)
         except LoginRefused as error:
+            host, login = self._account.host, self._account.login
+            events.emit(events.ACCOUNT_REFUSED, call_id=call.id, host=host, login=login, why=error)
             return self._failed(call, str(error), left=False)
         except SessionFailed as error:
             return self._failed(call, str(error), left=True)

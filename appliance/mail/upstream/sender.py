@@ -225,11 +225,11 @@ class _CallRun:
             host = next((h for h in candidates if h not in self._failed), None)
             if host is None:
                 for h in candidates:
-                    self._leave(h, self._failed[h])
+                    self._leave(envelope, self._failed[h], h)
                 if not candidates:
-                    self._reasons[f"no smarthost for <{envelope.sender}>"] = None
+                    self._leave(envelope, f"no smarthost for <{envelope.sender}>")
             elif host in self._broken:
-                self._leave(host, self._broken[host])
+                self._leave(envelope, self._broken[host], host)
             else:
                 self._queue(envelope, host, nursery)
         for user, envelopes in doubtful.items():
@@ -280,8 +280,9 @@ class _CallRun:
         self._bulk_bytes += envelope.size
         return True
 
-    def _leave(self, host: Smarthost, why: str) -> None:
-        self._reasons[f"{host.host}:{host.port}: {why}"] = None
+    def _leave(self, envelope: Envelope, why: str, host: Smarthost | None = None) -> None:
+        if not envelope.alert:  # for its sake no call is made again
+            self._reasons[f"{host.host}:{host.port}: {why}" if host else why] = None
 
     def _less_busy(self) -> None:
         self._busy -= 1
@@ -320,6 +321,10 @@ class _CallRun:
                 self._not_beside.add(host)
             else:
                 self._host_failed(host, str(error))
+            if error.login_refused:
+                events.emit(
+                    events.ACCOUNT_REFUSED, call_id=self.call.id, host=host.host, login=host.login, why=str(error)
+                )
             return False
         self.call.show(f"{host.host}: sending")
         await session.carry(queue, lambda attempt: self._on_finished(attempt, host, nursery))
@@ -327,7 +332,7 @@ class _CallRun:
             self._on_disk_failed(session.disk_failed)
         for attempt in reversed(session.unfinished):
             if (attempt.body_begun and not session.untouched) or attempt.unreadable:
-                self._leave(host, session.failure or "a message could not be read")
+                self._leave(attempt.envelope, session.failure or "a message could not be read", host)
             else:
                 queue.waiting.appendleft(attempt.envelope)
         if session.mishandled:

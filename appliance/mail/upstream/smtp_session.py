@@ -68,7 +68,16 @@ MAX_UNANSWERED: Final = 32
 
 
 class SmarthostFailed(Exception):
-    """Connecting, TLS, the greeting or the login failed: another smarthost may be tried. The text says why."""
+    """Connecting, TLS, the greeting or the login failed: another smarthost may be tried. The text says why.
+    `login_refused`: it will not have this login, also later."""
+
+    def __init__(self, why: str, *, login_refused: bool = False) -> None:
+        super().__init__(why)
+        self.login_refused = login_refused
+
+
+class _LoginRefused(ConnectionFailed):
+    """A permanent reply to AUTH."""
 
 
 class Source(Protocol):
@@ -140,7 +149,7 @@ class SmtpSession:
             await _log_in(connection, client)
         except (ConnectionFailed, ProtocolError) as error:
             await connection.close()
-            raise SmarthostFailed(str(error)) from error
+            raise SmarthostFailed(str(error), login_refused=isinstance(error, _LoginRefused)) from error
         except BaseException:
             await connection.close()
             raise
@@ -374,6 +383,8 @@ async def _log_in(connection: ServerConnection, client: smtp.SmtpClient) -> None
                 case smtp.StartTls():
                     await connection.start_tls()
                     client.tls_started()
+                case smtp.Refused(smtp.Stage.AUTH, smtp.Reply(code=code), text) if code >= 500:
+                    raise _LoginRefused(text)
                 case smtp.Refused(_, _, text):
                     raise ConnectionFailed(text)
                 case smtp.Closed(text=text):
