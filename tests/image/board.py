@@ -91,8 +91,13 @@ class Board:
             self.said += self._decode(data).replace("\r", "")
 
     def log_in(self, *, seconds: float = BOOT_S) -> None:
-        """Until there is a root shell on the console."""
-        self.wait(re.escape(PROMPT), seconds=seconds)
+        """Until there is a root shell on the console. Where the first start asks its questions, they are left."""
+        found = self.wait(rf"{re.escape(PROMPT)}|Administrator's password: ", seconds=seconds)
+        if found[0] != PROMPT:
+            self._console.sendall(b"\x03")
+            self.wait(r"Leave\? .*: ", seconds=seconds)
+            self._type("yes")
+            self.wait(re.escape(PROMPT), seconds=seconds)
         self._type("exec sh")
         self._type("stty -echo; PS1=; PS2=; export TERM=dumb SYSTEMD_PAGER= SYSTEMD_COLORS=0; cd /")
         self.sh("true")

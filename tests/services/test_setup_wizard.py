@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from appliance.config import passwords
-from appliance.config.faults import show
+from appliance.config.faults import Fault, show
 from appliance.config.keypath import entry_at
 from appliance.config.load import load
 from appliance.config.model import Config
 from appliance.config.passwords import verify_password
+from appliance.config.store import StoreError
 from appliance.config.units import Kind
 from appliance.console.setup.draft import Answer, Draft
 from appliance.console.setup.machine import Device, network_devices
@@ -290,6 +291,24 @@ def test_what_ends_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], end: t
     with pytest.raises(end):
         Wizard(room.file, person.talk, room.around(), {}).run()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_somebody_else_was_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A USB stick, while the questions stand on the console: nobody answers the rest of them in vain."""
+    person, room = Person(ANSWERS[:3], capsys), Room(tmp_path, [HAYES])
+    wizard = Wizard(room.file, person.talk, room.around(), {})
+    put = wizard.draft.put
+
+    def put_and_plug_in(key: str, answer: Answer) -> list[Fault]:
+        if key == "name":
+            room.file.write_text("[site]")
+        return put(key, answer)
+
+    wizard.draft.put = put_and_plug_in  # type: ignore[method-assign]
+    with pytest.raises(StoreError, match="meanwhile there is a configuration"):
+        wizard.run()
+    wizard.first = False  # our own
+    assert "a configuration" not in person.done()
 
 
 def test_the_places_of_the_questions_are_the_configurations() -> None:

@@ -62,12 +62,13 @@ def main(
         if not _ask(wizard, talk):
             return LEFT
         write(wizard.draft, given.get("state", Site(name="").state), first=True)
+        wizard.first = False
     except EOFError:
         talk.show("")
         talk.say("The input has ended: nothing was written.")
         return FAILED
     except (ConfigErrors, StoreError, OSError) as error:
-        talk.say(f"It could not be written: {error}")
+        talk.say(f"Nothing was written: {error}")
         return FAILED
     talk.say(f"Written: {file}.")
     service = service_for(file, whereabouts(file).runtime)
@@ -134,7 +135,7 @@ def _try(wizard: Wizard, talk: Talk, service: Service) -> int:
     """Starts Posthouse and makes trial calls until the person has enough. Raises EOFError, KeyboardInterrupt."""
     file = wizard.draft.file
     while True:
-        talk.say("Starting Posthouse …")
+        talk.say("Starting Posthouse ...")
         why = service.start()
         if why:
             talk.say(f"It does not start: {why}")

@@ -206,7 +206,7 @@ STEPS: Final[tuple[Step, ...]] = (
          (*SMARTHOST, "secret"), when=lambda d: _given("smarthost")(d) and _given("smarthost-login")(d),
          take=_secret((*SMARTHOST, "secret"), "smarthost"), hidden=True),
     Step("user", "Name of the first user",
-         "Logs in with it from the LAN. More users: `posthouse config set user[1].name …`.",
+         "Logs in with it from the LAN. More users: `posthouse config set user[1].name NAME`.",
          (*USER, "name"), heading="The first user"),
     Step("user-password", "Password of that user", "For mail programs on the LAN.",
          (*USER, "password"), take=_password((*USER, "password")), hidden=True, twice=True),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from appliance.config.faults import show
 from appliance.config.keypath import PathError
+from appliance.config.store import StoreError
 from appliance.console.setup.draft import Answer, Draft
 from appliance.console.setup.steps import NONE, STEPS
 from appliance.console.setup.talk import Back
@@ -65,6 +66,8 @@ class Wizard:
     def __init__(self, file: Path, talk: Talk, around: Surroundings, folders: Mapping[str, Path]) -> None:
         self.draft = Draft(file, [FOLDERS, *(step.key for step in STEPS)])
         self.draft.put(FOLDERS, Answer("", [(("site", key), str(folder)) for key, folder in folders.items()]))
+        self.first = True
+        """Nothing is written yet."""
         self.plain: dict[str, str] = {}
         """The first user's password, for the test message, as nothing else keeps it."""
         self._talk = talk
@@ -73,7 +76,8 @@ class Wizard:
         self._searched = False
 
     def run(self) -> None:
-        """From the first question until the person has agreed to the result. Raises EOFError, KeyboardInterrupt."""
+        """From the first question until the person has agreed to the result. Raises EOFError, KeyboardInterrupt, and
+        StoreError where somebody else has made the first configuration."""
         self._questions(0)
         while True:
             try:
@@ -86,6 +90,8 @@ class Wizard:
     # ---- the questions
     def _questions(self, at: int) -> None:
         while at < len(STEPS):
+            if self.first and self.draft.file.exists():
+                raise StoreError("meanwhile there is a configuration, from a USB stick or by somebody else's hands")
             step = STEPS[at]
             if not step.when(self.draft):
                 self.draft.forget(step.key)
@@ -183,7 +189,7 @@ class Wizard:
         self._searched = True
         ports = [port for port in self._around.ports() if port != self._around.terminal]
         if ports:
-            self._talk.say(f"Looking for a modem on {', '.join(ports)} …")
+            self._talk.say(f"Looking for a modem on {', '.join(ports)} ...")
             self._found = list(self._around.search(ports))
         if not any(found.profile for found in self._found):
             self._talk.say("No modem was found. Type the path of its port, or `search` when it is plugged in.")
@@ -201,7 +207,7 @@ class Wizard:
             self._tell(faults)
             return None
         if all(f.port != typed or not f.profile for f in self._found):
-            self._talk.say(f"Asking at {typed} …")
+            self._talk.say(f"Asking at {typed} ...")
             (asked,) = self._around.search([typed])
             self._found = [*(f for f in self._found if f.port != typed), asked]
             self._talk.say(f"{typed}: {asked.what}")
