@@ -169,6 +169,11 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     setup = verb("setup", _setup, "make the first configuration by questions, and try it by a call")
     for name, key in (("--state", "site.state"), ("--runtime", "site.runtime")):
         setup.add_argument(name, type=Path, metavar="FOLDER", help=f"{key}, if not the default one")
+    user = verb("user", _user, "add and remove users of the candidate, and give them passwords (user --help)")
+    if "user" in given:
+        from appliance.config.arguments import add_user_arguments
+
+        add_user_arguments(user, common)
     verb("console", _console, "a shell to look at the site, work its line and edit its configuration")
     verb("passwd", _passwd, "make the string for `password` in the configuration")
     return parser
@@ -252,6 +257,14 @@ def _config(arguments: argparse.Namespace) -> int:
 
     with _output():
         return config(arguments, _config_file(arguments), lambda verb, given: _ask(arguments, verb, given, quiet=True))
+
+
+def _user(arguments: argparse.Namespace) -> int:
+    from appliance.config.command import user
+
+    return user(
+        arguments, _config_file(arguments), lambda verb, given: _ask(arguments, verb, given, quiet=True), _password
+    )
 
 
 def _console(arguments: argparse.Namespace) -> int:

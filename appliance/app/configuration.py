@@ -70,6 +70,7 @@ class Configuration:
         self.table: dict[str, Callable[[Mapping[str, Any], Progress], Awaitable[Any]]] = {
             "config-show": self._show,
             "config-set": self._set,
+            "config-add": self._add,
             "config-delete": self._delete,
             "config-load": self._load,
             "config-compare": self._compare,
@@ -113,6 +114,12 @@ class Configuration:
     async def _set(self, arguments: Mapping[str, Any], progress: Progress) -> Any:
         path, value = str(arguments.get("path")), str(arguments.get("value"))
         return await self._do(self._store.set, path, value, _editor(arguments), self._now())
+
+    async def _add(self, arguments: Mapping[str, Any], progress: Progress) -> Any:
+        path, name, values = str(arguments.get("path")), str(arguments.get("name")), arguments.get("values") or {}
+        if not (isinstance(values, dict) and all(isinstance(value, str) for value in values.values())):
+            raise ControlError("the values of a new element are texts by their keys", 2)
+        return await self._do(self._store.add, path, name, values, _editor(arguments), self._now())
 
     async def _delete(self, arguments: Mapping[str, Any], progress: Progress) -> Any:
         return await self._do(self._store.delete, str(arguments.get("path")), _editor(arguments), self._now())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import argparse
 
-__all__ = ["add_arguments"]
+__all__ = ["add_arguments", "add_user_arguments"]
 
 CONFIRM: Final = "10m"
 
@@ -25,6 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     place = verb("set", "set one place of the candidate")
     place.add_argument("path", metavar="PATH", help="e.g. schedule.every or line[0].numbers[1]")
     place.add_argument("value", metavar="VALUE", help="as in the file; words need no quotes: 2h, true, '[\"07:30\"]'")
+    add = verb("add", "add an entry with a name to the candidate: a user, a line, a relay.account")
+    add.add_argument("path", metavar="PATH", help="e.g. user or relay.account")
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("values", nargs="*", metavar="KEY=VALUE", help="e.g. quota=1GiB or 'callers=[\"pc*\"]'")
     delete = verb("delete", "remove one place of the candidate: a key, an element, a table")
     delete.add_argument("path", metavar="PATH")
     verb("load", "make the text on standard input the candidate")
@@ -43,3 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     status.add_argument("--json", action="store_true", help="print JSON for programs")
     revisions = verb("revisions", "list what was in force, the newest first")
     revisions.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def add_user_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    """The verbs below `user`."""
+    verbs = parser.add_subparsers(required=True, metavar="VERB", dest="action", title="verbs")
+    for name, text in (
+        ("add", "add a user to the candidate, with a password"),
+        ("passwd", "give a user of the candidate another password"),
+        ("remove", "remove a user from the candidate; the mailbox stays where it is"),
+    ):
+        sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common])
+        sub.add_argument("name", metavar="NAME")
+        if name == "add":
+            sub.add_argument("addresses", nargs="*", metavar="ADDRESS", help="the first is that of what he sends")

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from appliance.clock import rfc3339
+from appliance.config import edit
 from appliance.config.edit import EditError
-from appliance.config.faults import ConfigErrors, Unfit
+from appliance.config.faults import ConfigErrors, Unfit, quoted
 from appliance.config.keypath import PathError
+from appliance.config.passwords import hash_password
 from appliance.config.store import Editor, Store, StoreError
 from appliance.config.units import duration
 from appliance.config.whereabouts import whereabouts
@@ -29,21 +31,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["main", "this_editor"]
+    Ask = Callable[[str, dict[str, Any]], tuple[Any, int]]
+
+__all__ = ["main", "this_editor", "user"]
 
 OK, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
 
 
-def main(arguments: argparse.Namespace, file: Path, ask: Callable[[str, dict[str, Any]], tuple[Any, int]]) -> int:
+def main(arguments: argparse.Namespace, file: Path, ask: Ask) -> int:
     """-> the exit code. `ask(verb, arguments)` of the running Posthouse: its result and code; NOT_RUNNING, without a
     word, where none runs."""
     try:
         given = _given(arguments)
     except Unfit as unfit:
-        return _say(f"--confirm: {unfit.what}; expected {unfit.expected or duration(1).expected}", USAGE)
-    result, code = ask(f"config-{arguments.action}", given)
-    if code == NOT_RUNNING:
-        result, code = _by_ourselves(arguments.action, given, file)
+        return _say(f"{unfit.what}; expected {unfit.expected or duration(1).expected}", USAGE)
+    result, code = _do(arguments.action, given, file, ask)
     if code == OK:
         _print(arguments, result, file)
         if arguments.action == "commit" and result["refused"]:
@@ -51,13 +53,44 @@ def main(arguments: argparse.Namespace, file: Path, ask: Callable[[str, dict[str
     return code
 
 
+def user(arguments: argparse.Namespace, file: Path, ask: Ask, password: Callable[[], str]) -> int:
+    """`posthouse user …`, as `main`. `password()` asks the person for one; raises ValueError in words for him."""
+    name, place = arguments.name, f"user[{arguments.name}]"
+    try:
+        match arguments.action:
+            case "add":
+                values = {"addresses": edit.written(arguments.addresses), "password": hash_password(password())}
+                action, given = "add", {"path": "user", "name": name, "values": values}
+            case "passwd":
+                action, given = "set", {"path": f"{place}.password", "value": hash_password(password())}
+            case _:
+                action, given = "delete", {"path": place}
+    except ValueError as error:
+        return _say(str(error), FAILED)
+    told, code = _do(action, {**given, **this_editor()._asdict()}, file, ask)
+    for note in told or ():
+        _say(note, OK)
+    return code
+
+
+def _do(action: str, given: dict[str, Any], file: Path, ask: Ask) -> tuple[Any, int]:
+    """A verb `config-…`: its result and OK, or None and the exit code after the sentence was printed."""
+    result, code = ask(f"config-{action}", given)
+    return _by_ourselves(action, given, file) if code == NOT_RUNNING else (result, code)
+
+
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What goes to the verb."""
+    """What goes to the verb. Raises Unfit."""
     given: dict[str, Any] = {
-        k: v for k in ("path", "value", "number", "comment") if (v := getattr(arguments, k, None)) is not None
+        k: v for k in ("path", "name", "value", "number", "comment") if (v := getattr(arguments, k, None)) is not None
     }
     if arguments.action == "load":
         given["text"] = sys.stdin.read()
+    if arguments.action == "add":
+        pairs = [pair.partition("=") for pair in arguments.values]
+        if wrong := [key for key, equals, _ in pairs if not equals]:
+            raise Unfit(f"{quoted(wrong[0])} has no value", "KEY=VALUE")
+        given["values"] = {key: value for key, _, value in pairs}
     if getattr(arguments, "confirm", None) is not None:
         given["confirm_s"] = duration(1).read(arguments.confirm)
     return {**given, **this_editor()._asdict()}
@@ -112,6 +145,8 @@ def _act(store: Store, action: str, given: dict[str, Any]) -> Any:
             return {"text": text, "value": value}
         case "set":
             return store.set(given["path"], given["value"], editor, now)
+        case "add":
+            return store.add(given["path"], given["name"], given["values"], editor, now)
         case "delete":
             return store.delete(given["path"], editor, now)
         case "load":
@@ -151,7 +186,7 @@ def _print(arguments: argparse.Namespace, result: Any, file: Path) -> None:
             _say(
                 f"revision {result['revision']} goes back by itself in {result['confirm_s']:g} s: `config confirm`", OK
             )
-        case "set" | "delete" | "load" | "rollback":
+        case "set" | "add" | "delete" | "load" | "rollback":
             for note in result:
                 _say(note, OK)
 

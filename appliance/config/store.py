@@ -28,7 +28,7 @@ from appliance.config import copies, edit
 from appliance.config.faults import show
 from appliance.config.keypath import entry_at, read_value, resolve
 from appliance.config.load import load
-from appliance.config.schema import Table
+from appliance.config.schema import Table, Tables
 from appliance.config.secrets import SECRETS_FILE
 from appliance.config.unbuilt import unbuilt
 from appliance.events import clean
@@ -144,6 +144,24 @@ class Store:
         text = self.text()
         place = resolve(path, _parsed(text))
         return self._keep(edit.with_value(text, place, read_value(value, place)), editor, now)
+
+    def add(self, path: str, name: str, values: Mapping[str, str], editor: Editor, now: float) -> list[str]:
+        """Adds an element with this `name` to an array of tables of the candidate, such as `user`, with further values
+        as they are typed; -> what the editor should know. Raises PathError, EditError."""
+        text = self.text()
+        array = resolve(path, _parsed(text))
+        entry = entry_at(array)
+        if not (isinstance(entry, Tables) and "name" in entry.each.entries):
+            raise StoreError(f"{show(array)} has no elements with names")
+        at: Any = _parsed(text)
+        for part in array:
+            at = at[part] if isinstance(part, int) else at.get(part, {} if part != array[-1] else [])
+        if name in [element.get("name") for element in at]:
+            raise StoreError(f"{show(array)} has {name} already")
+        for key, value in {"name": name, **values}.items():
+            place = (*array, len(at), key)
+            text = edit.with_value(text, place, read_value(value, place))
+        return self._keep(text, editor, now)
 
     def delete(self, path: str, editor: Editor, now: float) -> list[str]:
         """Removes one place of the candidate; -> what the editor should know. Raises PathError, EditError."""

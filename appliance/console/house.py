@@ -41,6 +41,7 @@ class House:
         self.candidates: Candidates = {
             "message": lambda begun, given: self._named("queue", "id", begun),
             "terminal": lambda begun, given: self._named("terminals", "name", begun),
+            "user": lambda begun, given: self._users(begun),
             "path": lambda begun, given: places(begun, self.context, self.candidate()),
             "value": lambda begun, given: values(begun, given["PATH"], self.context, self.candidate()),
         }
@@ -101,6 +102,12 @@ class House:
 
     def _store(self) -> Store:
         return Store(self._file, StatePaths(self._whereabouts().state).config, Disk())
+
+    def _users(self, begun: str) -> list[Choice]:
+        found = self.candidate().get("user")
+        users = found if isinstance(found, list) else []
+        names = [str(user.get("name", "")) for user in users if isinstance(user, dict)]
+        return [Choice(name, "", name) for name in names if name.startswith(begun)]
 
     def _named(self, verb: str, key: str, begun: str) -> list[Choice]:
         names = [str(row[key]) for row in self.ask(verb) or ()]

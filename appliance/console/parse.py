@@ -174,7 +174,7 @@ def argv(parsed: Parsed) -> list[str]:
     out: list[str] = []
     for part in re.findall(r"\[[^\]]*\]|\S+", parsed.row.runs):
         optional = part.startswith("[")
-        words = part.strip("[]").split()
+        words = part[1:-1].split() if optional else [part]
         if optional and not all(name in parsed.given for word in words for name in re.findall(r"[A-Z]+", word)):
             continue
         out += [re.sub(r"[A-Z]+", lambda m: parsed.given[m[0]], word) for word in words]

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import smtplib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +55,35 @@ def test_a_commit_is_in_force_without_a_restart(tmp_path: Path) -> None:
         config(product, "commit")
         assert size_of(port) == before and product.status()["users"] == 1
         assert "revision 2 by " in product.journal()
+
+
+def test_users_are_added_renewed_and_removed(tmp_path: Path) -> None:
+    with house(tmp_path) as (product, _):
+
+        def user(*arguments: str, password: str = "", code: int = 0) -> str:
+            argv = [sys.executable, "-m", "appliance", "user", *arguments, "--config", str(product.file)]
+            done = subprocess.run(argv, input=password + "\n", capture_output=True, text=True, timeout=60)
+            assert done.returncode == code, done
+            return done.stdout + done.stderr
+
+        user("add", "taro", "taro@harbour.example", password="Blau-Kessel-42")
+        assert "user has taro already" in user("add", "taro", password="x", code=1)
+        assert "empty" in user("add", "yuki", password="", code=1)
+        assert "expected a name" in user("add", "../yuki", password="x", code=1)
+        first = config(product, "show", "user[taro].password")
+        assert first.startswith('user[1].password = "$7$') and "Blau" not in first
+        user("passwd", "taro", password="Rot-Kessel-43")
+        assert config(product, "show", "user[taro].password") != first
+        assert "has no" in user("passwd", "nobody", password="x", code=1)
+        config(product, "add", "relay.account", "pc11", "may_call=[]", "roams=true")
+        config(product, "commit")
+        assert product.status()["users"] == 2
+        assert 'relay.account[0].name = "pc11"' in config(product, "show", "relay.account")
+        assert "has no elements with names" in config(product, "add", "mail", "x", code=1)
+        assert '"quota" has no value' in config(product, "add", "user", "x", "quota", code=2)
+        user("remove", "taro")
+        config(product, "commit")
+        assert product.status()["users"] == 1
 
 
 def test_what_is_wrong_or_can_not_be_served_stays_out(tmp_path: Path) -> None:

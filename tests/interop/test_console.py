@@ -195,3 +195,25 @@ def test_the_candidate_goes_to_a_file_and_comes_from_one(file: Path, tmp_path: P
         person.type(f"load {tmp_path / 'saved.toml'}")
         assert "+client_limit = 7" in person.type("compare")
         assert "No such file" in person.type("load /nowhere")
+
+
+def test_a_user_and_a_terminal_come_and_go(file: Path) -> None:
+    with console(file) as person:
+        person.prompt()
+        for verb in ("user add taro taro@harbour.example", "user passwd taro"):
+            person.child.send(verb + "\r")
+            person.wait("Password: ")
+            person.child.send(PASSWORD + "\r")
+            person.wait("Once more: ")
+            person.child.send(PASSWORD + "\r")
+            assert PASSWORD not in person.prompt()
+        person.type("terminal add pc11")
+        shown = person.type("compare")
+        assert '+name = "taro"' in shown and '+password = "$7$' in shown and '+name = "pc11"' in shown
+        person.child.send("user passwd taro\r")
+        person.wait("Password: ")
+        person.child.sendintr()
+        person.prompt()
+        person.type("user remove taro")
+        person.type("terminal remove pc11")
+        assert "+name" not in person.type("compare")

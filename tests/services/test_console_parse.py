@@ -23,6 +23,7 @@ MEANT = [
     ("show queue 'm 1'", "queue show -- 'm 1'"),
     ("q h -x", "queue hold -- -x"),
     ("dial", "dial"),
+    ("term rem pc11", "config delete -- relay.account[pc11]"),
     ('set mail.smtp ["a:1",  "b:2"]', """config set -- mail.smtp '["a:1",  "b:2"]'"""),
     ("set user[0].quota '-5'  ", '''config set -- user[0].quota "'-5'" '''),
     ("commit", "config commit"),
