@@ -253,6 +253,12 @@ class Line(Protocol):
         event, and waited out. Cancelled, it leaves the line as `hang_up` does."""
         ...
 
+    async def command(self, command: str) -> list[str]:
+        """Between calls: gives the modem a person's command line; -> the lines of its answer, as they came. Raises
+        OSError, in words for a person: for what would cost something, for a modem that does not answer, and for a line
+        that has none. It leaves the line as `hang_up` does."""
+        ...
+
     async def hang_up(self) -> None:
         """Puts the line on-hook and closes the port, whatever state it is in; bounded in time; idempotent.
         `wait_carrier_lost` has ended before, by itself or cancelled."""

@@ -94,6 +94,9 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         sub.set_defaults(handler=handler)
         return sub
 
+    def listing(name: str, text: str) -> None:
+        verb(name, functools.partial(_list, name), text, printing)
+
     run = verb("run", _run, "be the gateway, in the foreground, until SIGTERM")
     run.add_argument("--debug", action="store_true", help="also log what the modem and the servers say")
     verb("check", _check, "check the configuration and print every error")
@@ -104,13 +107,16 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     dial = verb("dial", _dial, "make a call now and wait for its end", printing)
     dial.add_argument("--force", action="store_true", help="even when the budget is used up")
     dial.add_argument("--no-wait", action="store_true", help="do not wait for the call's end")
+    modem = verb("modem", _modem, "give a modem one AT command line while no call is up; what would cost is refused")
+    modem.add_argument("--line", default="", metavar="NAME", help="whose; default: the first one's")
+    modem.add_argument("command", metavar="AT…", help="e.g. ATI or AT+CSQ")
     verb("hangup", _hangup, "end the call that is up")
     queue = verb("queue", _queue, "list what waits to be sent, or deal with one message", printing)
     actions = ("show", "hold", "release", "remove", "fetch")
     text = "show the message ID, hold it back, release it again, remove it unsent; fetch the large message of a stub"
     queue.add_argument("action", nargs="?", choices=actions, help=text)
     queue.add_argument("id", nargs="?", metavar="ID", help="as `posthouse queue` lists them")
-    verb("calls", functools.partial(_list, verb="calls"), "list the calls that were made", printing)
+    listing("calls", "list the calls that were made")
     report = verb("report", _report, "show what calls cost, by month, day and user", printing)
     form = report.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print it for a spreadsheet")
@@ -131,21 +137,16 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     simulate.add_argument("--rate", type=int, default=9600, metavar="BITS", help="of the line in bit/s; default: 9600")
     text = "of a call, in seconds, for PPP, names and logins; default: 20"
     simulate.add_argument("--overhead", type=float, default=20.0, metavar="S", help=text)
-    verb(
-        "terminals",
-        functools.partial(_list, verb="terminals"),
-        "list the terminals that are known and how they are reached",
-        printing,
-    )
-    verb("peers", functools.partial(_list, verb="peers"), "list the links to other relay servers", printing)
-    why = verb("why", functools.partial(_say, verb="why"), "say what would happen to a call of a terminal now, and why")
-    why.add_argument("name", metavar="NAME", help="a terminal's name")
-    enrol = verb(
-        "enrol",
-        functools.partial(_say, verb="enrol"),
-        "forget a terminal's certificate and print what it logs in anew with",
-    )
-    enrol.add_argument("name", metavar="NAME", help="the name of a [[relay.account]]")
+    listing("terminals", "list the terminals that are known and how they are reached")
+    listing("peers", "list the links to other relay servers")
+    listing("lines", "list the lines to call over, and how each stands")
+    listing("interfaces", "list the interfaces of the host's own network, as configured and as they are")
+    listing("users", "list the users, what waits in their mailboxes, and where they fetch from")
+    for name, text, of in (
+        ("why", "say what would happen to a call of a terminal now, and why", "a terminal's name"),
+        ("enrol", "forget a terminal's certificate and print what it logs in anew with", "that of a [[relay.account]]"),
+    ):
+        verb(name, functools.partial(_say, name), text).add_argument("name", metavar="NAME", help=of)
     update = verb("update", _update, "install an update of the image, to be tried at the next start")
     update.add_argument("--allow-older", action="store_true", help="also one that is older than what runs")
     update.add_argument("file", metavar="FILE", help="a bundle (.raucb); `-` reads it from standard input")
@@ -420,6 +421,13 @@ def _dial(arguments: argparse.Namespace) -> int:
     return FAILED
 
 
+def _modem(arguments: argparse.Namespace) -> int:
+    result, code = _ask(arguments, "modem", {"command": arguments.command, "line": arguments.line})
+    if code == OK:
+        _print("\n".join(result))
+    return code
+
+
 def _hangup(arguments: argparse.Namespace) -> int:
     return _ask(arguments, "hangup", {})[1]
 
@@ -476,28 +484,13 @@ def _simulate(arguments: argparse.Namespace) -> int:
         if config is None:
             return USAGE
         configs.append((file.name, config))
-    from appliance.app import simulation
+    from appliance.app.simulation import main as simulate
 
-    try:
-        traffic = simulation.read(arguments.traffic)
-    except OSError as error:
-        print(f"posthouse: {arguments.traffic}: {error.strerror or error}", file=sys.stderr)
-        return FAILED
-    except simulation.TrafficErrors as errors:
-        for line in str(errors).splitlines():
-            print(f"{arguments.traffic}: {line}", file=sys.stderr)
-        return USAGE
-    rows = simulation.compare(configs, traffic, rate=arguments.rate, overhead_s=arguments.overhead)
-    if arguments.json:
-        _print(json.dumps(rows, indent=2))
-        return OK
-    from appliance.control.simulation_view import as_text
-
-    _print(as_text(rows))
-    return OK
+    with _output():
+        return simulate(arguments, configs)
 
 
-def _list(arguments: argparse.Namespace, verb: str) -> int:
+def _list(verb: str, arguments: argparse.Namespace) -> int:
     """A verb that prints what it is answered; the view has its name."""
     result, code = _ask(arguments, verb, {})
     if code == OK:
@@ -505,7 +498,7 @@ def _list(arguments: argparse.Namespace, verb: str) -> int:
     return code
 
 
-def _say(arguments: argparse.Namespace, verb: str) -> int:
+def _say(verb: str, arguments: argparse.Namespace) -> int:
     """A verb about NAME that is answered by a line."""
     result, code = _ask(arguments, verb, {"name": arguments.name})
     if code == OK:

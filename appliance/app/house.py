@@ -71,6 +71,7 @@ class House:
     clock: ClockPart = field(init=False)
     relay: RelayPart = field(init=False)
     firewall: FirewallPart = field(init=False)
+    interfaces: InterfacesPart = field(init=False)
     imap: ImapPart = field(init=False)
     listeners: dict[str, list[str]] = field(default_factory=lambda: {"smtp": [], "pop3": [], "relay": []})
     configuration: Configuration = field(init=False)
@@ -88,10 +89,11 @@ class House:
         self.clock = ClockPart(self)
         self.relay = RelayPart(self)
         self.configuration = Configuration(self)
+        self.interfaces = InterfacesPart(self)
         self.firewall = FirewallPart(self)
         self.imap = ImapPart(self)
         # The firewall first: no interface is up without it.
-        lan = (self.firewall, InterfacesPart(self), DnsmasqPart(self), SmtpPart(self), Pop3Part(self), self.imap)
+        lan = (self.firewall, self.interfaces, DnsmasqPart(self), SmtpPart(self), Pop3Part(self), self.imap)
         seen = (NoticesPart(self), AlertsPart(self), BoardPart(self), StatusLinePart(self))
         self.parts = (*lan, self.clock, self.relay, CallerPart(self), *seen)
 

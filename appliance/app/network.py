@@ -20,11 +20,14 @@ from appliance.network.neighbour import Child, Neighbour
 from appliance.storage.disk import Disk
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from appliance.app.house import House
     from appliance.config.model import Config
     from appliance.config.model import Interface as InterfaceConfig
     from appliance.network.interfaces import Interfaces
     from appliance.network.lease import Lease
+    from appliance.network.plan import State
 
 __all__ = ["DnsmasqPart", "InterfacesPart", "own_addresses"]
 
@@ -48,6 +51,8 @@ class InterfacesPart:
     def __init__(self, house: House) -> None:
         self._house = house
         self._managed: tuple[InterfaceConfig, ...] = ()
+        self.states: Mapping[str, State] = {}
+        """Interface -> what it is in."""
         self._own_mtu: dict[str, int] = {}
         self._leases: dict[tuple[str, str], Lease] = {}
 
@@ -64,6 +69,7 @@ class InterfacesPart:
         config = self._house.config
         old, self._managed = self._managed, config.interface
         interfaces = Interfaces(config.interface, Netlink, open_watch, old=old, own_mtu=self._own_mtu)
+        self.states = interfaces.states
         async with trio.open_nursery() as nursery:
             await nursery.start(interfaces.run)
             task_status.started()

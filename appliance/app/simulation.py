@@ -7,6 +7,8 @@ is the row to compare them with.
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -14,14 +16,33 @@ from appliance.calls.policy import Settings, WayOut
 from appliance.calls.simulate import Carrier, Result, one_call_each, simulate
 from appliance.calls.traffic import Message, TrafficErrors, parse
 from appliance.config.model import LineKind
+from appliance.control.simulation_view import as_text
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
     from pathlib import Path
 
     from appliance.config.model import Config, Line, Tariff
 
-__all__ = ["TrafficErrors", "compare", "read"]
+__all__ = ["compare", "main", "read"]
+
+
+def main(arguments: argparse.Namespace, configs: Sequence[tuple[str, Config]]) -> int:
+    """The verb; -> the exit code."""
+    file = arguments.traffic
+    try:
+        traffic = read(file)
+    except OSError as error:
+        print(f"posthouse: {file}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except TrafficErrors as errors:
+        for line in str(errors).splitlines():
+            print(f"{file}: {line}", file=sys.stderr)
+        return 2
+    rows = compare(configs, traffic, rate=arguments.rate, overhead_s=arguments.overhead)
+    print(json.dumps(rows, indent=2) if arguments.json else as_text(rows))
+    return 0
 
 
 def read(path: Path) -> list[Message]:

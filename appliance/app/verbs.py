@@ -12,6 +12,7 @@ import trio
 
 from appliance import __version__
 from appliance.app.backup import drop_snapshot
+from appliance.app.looking import Looking
 from appliance.calls.caller import CallRefused
 from appliance.calls.report import report
 from appliance.control.server import ControlError
@@ -103,6 +104,7 @@ class Verbs:
             "why": house.relay.why,
             "enrol": house.relay.enrol,
             **house.configuration.table,
+            **Looking(house).table,
         }
 
     async def _status(self, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:

@@ -136,6 +136,8 @@ class Caller:
         self._rings = Rings([w.line for w in ways if w.line and w.config.wake_numbers and not w.unusable], self._woken)
         self._wake = False
         self._shown = self._from_ledger()
+        self._in_hand = trio.Lock()
+        """Of the lines: whoever opens a port holds it."""
         self._cycle: Cycle | None = None
         self._wanted: Dialling | None = None
         self._under_way: Dialling | None = None
@@ -154,7 +156,8 @@ class Caller:
         task_status.started()
         try:
             if self._free_lines:
-                await self._free_all()
+                async with self._in_hand:
+                    await self._free_all()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._rings.run)
                 await self._make_calls()
@@ -246,6 +249,22 @@ class Caller:
         """Ends the call that is up or being dialled; False when there is none. The call's end comes later."""
         return self._cycle is not None and self._cycle.hang_up()
 
+    async def tell_modem(self, command: str, name: str = "") -> list[str]:
+        """Gives the modem of a line, the first one's by default, a person's command line while no call is under way;
+        -> the lines of its answer. A call that comes due meanwhile waits for it. Raises CallRefused."""
+        ways = [w for w in self._ways if w.config.kind is LineKind.MODEM and name in ("", w.config.name)]
+        if not ways:
+            raise CallRefused(f"no line called {name} has a modem" if name else "no line with a modem is configured")
+        if ways[0].line is None:
+            raise CallRefused(ways[0].unusable)
+        if self._ended or self._under_way is not None or self._in_hand.locked():
+            raise CallRefused("the line is not idle")
+        async with self._in_hand, self._rings.quiet():
+            try:
+                return await ways[0].line.command(command)
+            except OSError as error:
+                raise CallRefused(str(error)) from None
+
     async def wait_idle(self) -> None:
         """Returns once no call is under way or asked for."""
         while dialling := self._under_way or self._wanted:
@@ -256,6 +275,11 @@ class Caller:
     def device(self) -> str:
         """The network device of the call that is up; "" while there is none."""
         return self._cycle.device if self._cycle is not None else ""
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """The lines, in the order in which they are tried."""
+        return self._ways
 
     @property
     def tally(self) -> Tally | None:
@@ -419,7 +443,7 @@ class Caller:
                 metering=self._metering(reason, dialling, by_hand=by_hand),
             )
             try:
-                async with self._rings.quiet():
+                async with self._in_hand, self._rings.quiet():
                     await cycle.run()
             finally:
                 dialling.entry = cycle.entry

@@ -37,6 +37,7 @@ class Argument(NamedTuple):
 ARGUMENTS: Final = {
     "PATH": Argument("a place of the configuration, such as mail, user[0] or user[hanako].quota", of="path"),
     "VALUE": Argument('as in the file; words need no quotes: 2h, true, ["07:30", "18:00"]', of="value", rest=True),
+    "AT": Argument("such as ATI or AT+CSQ; what would call or send is refused", rest=True),
     "N": Argument("so many commits ago; 0 is what is stored", default="0"),
     "TIME": Argument("a duration, such as 10m", default="10m"),
     "TEXT": Argument("why, for those who look at the revisions", rest=True),
@@ -50,6 +51,9 @@ ARGUMENTS: Final = {
 
 ROWS: Final = (
     Row("show status", "status", "the line, the queue and the services"),
+    Row("show line", "lines", "the lines to call over, and how each stands"),
+    Row("show interfaces", "interfaces", "the interfaces of the host's own network"),
+    Row("show users", "users", "the users and what waits in their mailboxes"),
     Row("show queue [ID]", "queue [show -- ID]", "what waits to be sent, or one message"),
     Row("show calls", "calls", "the calls that were made"),
     Row("show terminals", "terminals", "the terminals that are known and how they are reached"),
@@ -61,6 +65,7 @@ ROWS: Final = (
     Row("dial", "dial", "make a call now and wait for its end", live=True),
     Row("dial force", "dial --force", "make a call even when the budget is used up", live=True),
     Row("hangup", "hangup", "end the call that is up"),
+    Row("modem AT", "modem -- AT", "give the modem an AT command line while no call is up", live=True),
     Row("queue hold ID", "queue hold -- ID", "hold a message back"),
     Row("queue release ID", "queue release -- ID", "let a message go again"),
     Row("queue remove ID", "queue remove -- ID", "remove a message unsent"),

@@ -1,5 +1,5 @@
-"""What `status`, `queue` and `calls` look like to a person: the JSON of DESIGN §6 in, text out, times in the site's
-zone. Pure."""
+"""What `status`, `queue`, `calls` and the other listings look like to a person: the JSON of DESIGN §6 in, text out,
+times in the site's zone. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import tzinfo
 
-__all__ = ["Savings", "calls", "message", "peers", "progress", "queue", "savings", "size", "status", "terminals", "why"]
+__all__ = [
+    "Savings", "calls", "interfaces", "lines", "message", "peers", "progress", "queue", "savings", "size", "status",
+    "terminals", "users", "why",
+]  # fmt: skip
 
 
 def size(n: float) -> str:
@@ -186,6 +189,45 @@ def peers(rows: Sequence[Mapping[str, Any]], zone: tzinfo) -> str:
         moved = (str(r["entries"]), size(r["bytes_in"]), size(r["bytes_out"]))
         times = (when(r["since"], zone), when(r["back_at"], zone))
         out.append((clean(r["name"]), r["address"] or "they call us", r["state"], *times, *moved))
+    return table(out)
+
+
+def lines(rows: Sequence[Mapping[str, Any]], zone: tzinfo) -> str:
+    """`posthouse lines`."""
+    if not rows:
+        return "no line is configured"
+    out = [("NAME", "KIND", "AT", "STATE", "SINCE", "NUMBERS")]
+    for r in rows:
+        state = clean(r["unusable"]) or r["state"] or "-"
+        numbers = ", ".join(clean(number) for number in r["numbers"]) or "-"
+        out.append((clean(r["name"]), r["kind"], clean(r["device"]), state, when(r["since"], zone), numbers))
+    return table(out)
+
+
+def interfaces(rows: Sequence[Mapping[str, Any]], zone: tzinfo) -> str:
+    """`posthouse interfaces`."""
+    if not rows:
+        return "no interface is configured: the host's network is left as it is"
+    out = [("NAME", "DEVICE", "STATE", "MTU", "ADDRESSES")]
+    for r in rows:
+        device = r["device"] + (f" ({', '.join(r['ports'])})" if r["ports"] else "")
+        addresses = ", ".join(r["addresses"]) or "-"
+        dhcp = " by DHCP" if r["dhcp"] else ""
+        out.append((r["name"], device, r["state"], str(r["mtu"] or "-"), addresses + dhcp))
+    return table(out)
+
+
+def users(rows: Sequence[Mapping[str, Any]], zone: tzinfo) -> str:
+    """`posthouse users`."""
+    if not rows:
+        return "no user is configured"
+    out = [("NAME", "LOGIN", "MESSAGES", "SIZE", "QUOTA", "ADDRESSES", "FETCHES FROM")]
+    for r in rows:
+        quota = size(r["quota"]) if r["quota"] else "-"
+        fetches = ", ".join(f"{clean(a['login'])} at {clean(a['host'])}" for a in r["accounts"]) or "-"
+        may = "yes" if r["may_log_in"] else "no"
+        addresses = ", ".join(clean(address) for address in r["addresses"]) or "-"
+        out.append((clean(r["name"]), may, str(r["messages"]), size(r["bytes"]), quota, addresses, fetches))
     return table(out)
 
 

@@ -85,6 +85,10 @@ class DeviceLine:
         await trio.sleep_forever()
         raise AssertionError("unreachable")
 
+    async def command(self, command: str) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        raise OSError(f"{self._device} is no modem")
+
     async def hang_up(self) -> None:
         await trio.lowlevel.checkpoint()
         self._counters.stop()

@@ -37,6 +37,7 @@ from appliance.modem.port import Port, PortError, open_serial
 from appliance.modem.profiles import PROFILES, completed
 from appliance.modem.whereabouts import Whereabouts
 from appliance.protocol.at import Answer, ResultCode, clean_number
+from appliance.protocol.at_by_hand import why_not
 from appliance.protocol.at_mobile import cause, says_restart
 from appliance.protocol.errors import LocalProtocolError
 
@@ -55,6 +56,10 @@ STREAM_S: Final = 60.0
 """A connection over the line: name look-up and TCP's handshake, with retransmissions at 1, 3, 7 and 15 s (RFC 6298)."""
 NEXT_ADDRESS_S: Final = 5.0
 """Before a host's next address is tried beside the first (RFC 8305 says 250 ms, less than one round trip here)."""
+BY_HAND_S: Final = 30.0
+"""To a command that a person gives: a search for networks takes as long."""
+SHORTEST_SECRET: Final = 4
+"""A PIN has four digits; what is shorter is no secret, and its characters are everywhere."""
 BUSY_S: Final = 8.0
 """A port that another program has is waited for: longer than pppd may take to end (`pppd.STOP_S` and `END_S`)."""
 BUSY_POLL_S: Final = 0.5
@@ -233,6 +238,25 @@ class ModemLine:
         if not await rings.show_callers(dialogue):
             raise PortError("the modem can't show who rings")
         return await rings.listen(dialogue, self._config.wake_numbers, self.name)
+
+    async def command(self, command: str) -> list[str]:
+        if why := why_not(command):
+            raise OSError(why)
+        argument = command.partition("=")[2].strip('"')
+        secret = argument if len(argument) >= SHORTEST_SECRET else ""
+        try:
+            dialogue = await self._opened()
+            if not await self._ladder.greet(dialogue):
+                raise PortError(self._ladder.complaint)
+            answer = await dialogue.command(command, BY_HAND_S, secret=secret)
+        except (PortError, LocalProtocolError) as error:
+            raise OSError(str(error)) from None
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._close()
+        if answer is None:
+            raise OSError(f"the modem does not answer {command} within {BY_HAND_S:g} s")
+        return [*answer.information, answer.text]
 
     async def hang_up(self) -> None:
         with trio.CancelScope(shield=True):

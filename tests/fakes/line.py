@@ -29,6 +29,7 @@ class FakeLine:
         dials: Iterable[Step] = (Dialled(None, 9600, "CONNECT 9600"),),
         negotiate: Iterable[Step] = (None,),
         hang_up: Iterable[Step] = (None,),
+        command: Iterable[Step] = (None,),
     ) -> None:
         self.name = name
         self.device = ""
@@ -44,6 +45,7 @@ class FakeLine:
             "dial": deque(dials),
             "negotiate": deque(negotiate),
             "hang_up": deque(hang_up),
+            "command": deque(command),
         }
         self.rings, self._ringing = trio.open_memory_channel[str](10)
         self.listening = False
@@ -113,6 +115,10 @@ class FakeLine:
                 for _ in range(3):
                     await trio.lowlevel.checkpoint()
             self.listening = False
+
+    async def command(self, command: str) -> list[str]:
+        await self._step("command", command)
+        return [command, "OK"]
 
     async def hang_up(self) -> None:
         await self._step("hang_up")

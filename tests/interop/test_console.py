@@ -10,7 +10,8 @@ import pexpect
 import pytest
 
 from .console import console
-from .product import PASSWORD, Product, hashed, running
+from .product import PASSWORD, Product, hashed, quick_lab, running
+from .providers import wait_until
 
 
 def product(root: Path, **more: object) -> Product:
@@ -217,3 +218,25 @@ def test_a_user_and_a_terminal_come_and_go(file: Path) -> None:
         person.type("user remove taro")
         person.type("terminal remove pc11")
         assert "+name" not in person.type("compare")
+
+
+def test_the_line_the_modem_and_the_users_are_looked_at(tmp_path: Path) -> None:
+    with quick_lab() as lab:
+        modem = {
+            "name": "pstn", "port": lab.lab.modem.port, "flow": "none", "numbers": ["0570000111"], "bearer": "none",
+        }  # fmt: skip
+        one = product(tmp_path, line=[modem], schedule={"linger": "0s"})
+        with running(one), console(one.file, size=(60, 120)) as person:
+            person.prompt()
+            assert re.search(r"pstn +modem +/dev/pts/\d+ +idle ", person.type("show line"))
+            assert "no interface is configured" in person.type("show interfaces")
+            assert re.search(r"hanako +no +0 +0 +- +hanako@harbour.example", person.type("show users"))
+            wait_until(lambda: "Laboratory modem" in person.type("modem ATI"), "the line is idle")
+            assert "ATD dials: use `dial`" in person.type("modem ATE0DT1")
+            assert "ERROR" in person.type("modem AT+NONSENSE")
+            person.child.send("dial\r")
+            person.wait("complete")
+            person.prompt()
+            assert one.ask("lines")[0]["state"] == "idle"
+            assert [user["name"] for user in one.ask("users")][:2] == ["hanako", "u0"]
+            assert "no line called x" in one.cli("modem", "--line", "x", "ATI").stderr

@@ -138,6 +138,10 @@ def test_from_nothing(house: House) -> None:
     assert house.wrong(LAN, OFFICE) == ""  # when it is ready, it is ready
     assert house.product.status()["services"]["interfaces"] == "running"
     assert "lan: set up: bridge br-lan was missing" in house.journal()
+    lan = house.product.ask("interfaces")[0]
+    assert (lan["name"], lan["device"], lan["state"]) == ("lan", "br-lan", "up")
+    assert set(LAN["addresses"]) <= set(lan["addresses"])
+    assert "br-lan (p0, p1)" in house.product.cli("interfaces").stdout
     assert "put right" not in house.journal()
     assert house.product.stop() == 0
     assert house.wrong(LAN, OFFICE) == ""  # the host's network outlives us

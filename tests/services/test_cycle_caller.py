@@ -25,6 +25,7 @@ from fakes.committer import InlineCommitter
 from fakes.line import FakeLine
 
 CONFIG = Line(name="pstn", numbers=("111",), bearer=Bearer.NONE, attempts=1)
+CALL_STEPS = ("prepare", "dial", "negotiate", "hang_up")
 OFF = Schedule(urgent=False)
 CONNECT = Dialled(None, 9600, "CONNECT 9600")
 
@@ -171,6 +172,37 @@ async def test_how_long_every_call_has_failed(tmp_path: Path, autojump_clock: Mo
         await trio.sleep(3600)
         assert site.caller.failing_s == 0
     assert [o for _, o, _ in site.calls] == ["complete", "busy", "no-answer", "complete"]
+
+
+async def test_a_modem_is_told_things_while_the_line_is_idle(tmp_path: Path, autojump_clock: MockClock) -> None:
+    site = Site(tmp_path, autojump_clock)
+    asked: list[list[str]] = []
+
+    async def ask() -> None:
+        asked.append(await site.caller.tell_modem("ATI"))
+
+    async with site.serving():
+        site.line.hooks["dial"] = lambda: None
+        assert await site.caller.tell_modem("ATI", "pstn") == ["ATI", "OK"]
+        with pytest.raises(CallRefused, match="no line called x has a modem"):
+            await site.caller.tell_modem("ATI", "x")
+        site.caller.dial_nowait()
+        await trio.sleep(1)
+        with pytest.raises(CallRefused, match="not idle"):
+            await site.caller.tell_modem("ATI")
+        await site.caller.wait_idle()
+        site.line.hooks["command"] = lambda: site.caller.dial_nowait() and None  # a call comes due meanwhile: it waits
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+        del site.line.hooks["command"]
+        await site.caller.wait_idle()
+        site.line._steps["command"].append(OSError("AT+X: no answer"))
+        site.line._steps["command"].popleft()
+        with pytest.raises(CallRefused, match="no answer"):
+            await site.caller.tell_modem("AT+X")
+    assert asked == [["ATI", "OK"]]
+    steps = [entry.split()[0] for entry in site.line.log]
+    assert steps == ["command", *CALL_STEPS, "command", *CALL_STEPS, "command"]
 
 
 async def test_dial_joins_the_call_that_is_under_way(site: Site, autojump_clock: MockClock) -> None:

@@ -50,6 +50,21 @@ def said(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.posthouse_event.id == event]  # type: ignore[attr-defined]
 
 
+async def test_a_person_s_command_is_answered_and_the_port_let_go(autojump_clock: Any) -> None:
+    async with made() as (modem, line):
+        assert (await line.command("AT"))[-1] == "OK"
+        modem.errors = {"AT+NONSENSE"}
+        assert (await line.command("AT+NONSENSE"))[-1] == "ERROR"
+        with pytest.raises(OSError, match="ATD dials"):
+            await line.command("ATDT1")
+        modem.mute = True
+        with pytest.raises(OSError, match="does not answer"):
+            await line.command("AT")
+        modem.mute = False
+        assert modem.dialled == []
+        assert await line.prepare() is None and await line.dial(NUMBER) == CONNECTED
+
+
 @LINES
 @pytest.mark.parametrize("numeric", [False, True], ids=["verbose", "numeric"])
 @pytest.mark.parametrize("echo", [False, True], ids=["no echo", "echo"])
