@@ -1,4 +1,4 @@
-"""The command line: verbs, arguments, exit codes (DESIGN §6). Imports no room before the verb is known, so that
+"""The command line: verbs and exit codes (DESIGN §6). Imports no room before the verb is known, so that
 `posthouse status` costs a fraction of what `posthouse run` does.
 
 Exit codes: 0 done; 1 it failed, or policy refuses, one line on standard error says why; 2 wrong usage or
@@ -18,17 +18,16 @@ from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from appliance import __version__
+from appliance.arguments import DEFAULT_CONFIG, parser
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from appliance.config.model import Config
     from appliance.config.whereabouts import Whereabouts
 
 __all__ = ["main"]
 
-DEFAULT_CONFIG: Final = Path("/etc/posthouse/posthouse.toml")
 OK, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
 
 
@@ -36,11 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; -> the exit code."""
     given = sys.argv[1:] if argv is None else argv
     # A terminal's own side has a parser of its own, which the appliance's verbs do not pay for.
-    arguments = _terminal_arguments(given) if given[:1] == ["terminal"] else _parser(given).parse_args(given)
+    arguments = _terminal_arguments(given) if given[:1] == ["terminal"] else parser(given).parse_args(given)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # addresses are of any script, terminals are not
     try:
-        code: int = arguments.handler(arguments)
+        code: int = _VERBS[arguments.verb](arguments)
         with _output():
             sys.stdout.flush()
     except OutputFailed as failure:
@@ -69,115 +68,6 @@ def _output() -> Iterator[None]:
 def _print(text: str, *, flush: bool = False) -> None:
     with _output():
         print(text, flush=flush)
-
-
-def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help=f"default: {DEFAULT_CONFIG}"
-    )
-    printing = argparse.ArgumentParser(add_help=False)
-    printing.add_argument("--json", action="store_true", help="print JSON for programs")
-    parser = argparse.ArgumentParser(
-        prog="posthouse",
-        parents=[common],
-        description="A gateway for a site whose line out is slow, metered and comes and goes.",
-        epilog="Exit codes: 0 done; 1 failed or refused; 2 wrong usage or configuration; 3 no Posthouse is running.",
-    )
-    parser.add_argument("--version", action="version", version=f"posthouse {__version__}")
-    verbs = parser.add_subparsers(required=True, metavar="VERB", title="verbs")
-
-    def verb(name: str, handler: Any, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common, *parents]
-        )
-        sub.set_defaults(handler=handler)
-        return sub
-
-    def listing(name: str, text: str) -> None:
-        verb(name, functools.partial(_list, name), text, printing)
-
-    run = verb("run", _run, "be the gateway, in the foreground, until SIGTERM")
-    run.add_argument("--debug", action="store_true", help="also log what the modem and the servers say")
-    verb("check", _check, "check the configuration and print every error")
-    demo = verb("demo", _demo, "show one call for everybody, with an emulated exchange, modem and provider", printing)
-    demo.add_argument("--keep", action="store_true", help="keep the folder that it works in")
-    status = verb("status", _status, "show the line, the queue and the services", printing)
-    status.add_argument("--watch", action="store_true", help="go on showing what happens, until Ctrl-C")
-    dial = verb("dial", _dial, "make a call now and wait for its end", printing)
-    dial.add_argument("--force", action="store_true", help="even when the budget is used up")
-    dial.add_argument("--no-wait", action="store_true", help="do not wait for the call's end")
-    modem = verb("modem", _modem, "give a modem one AT command line while no call is up; what would cost is refused")
-    modem.add_argument("--line", default="", metavar="NAME", help="whose; default: the first one's")
-    modem.add_argument("command", metavar="AT…", help="e.g. ATI or AT+CSQ")
-    verb("hangup", _hangup, "end the call that is up")
-    queue = verb("queue", _queue, "list what waits to be sent, or deal with one message", printing)
-    actions = ("show", "hold", "release", "remove", "fetch")
-    text = "show the message ID, hold it back, release it again, remove it unsent; fetch the large message of a stub"
-    queue.add_argument("action", nargs="?", choices=actions, help=text)
-    queue.add_argument("id", nargs="?", metavar="ID", help="as `posthouse queue` lists them")
-    listing("calls", "list the calls that were made")
-    report = verb("report", _report, "show what calls cost, by month, day and user", printing)
-    form = report.add_mutually_exclusive_group()
-    form.add_argument("--csv", action="store_true", help="print it for a spreadsheet")
-    form.add_argument("--html", metavar="FILE", help="write it as one page with plots; - for standard output")
-    text = "replay traffic against the configuration: what it would cost, and how long mail would wait"
-    simulate = verb("simulate", _simulate, text, printing)
-    simulate.add_argument(
-        "--traffic", type=Path, required=True, metavar="T.csv", help="columns: time, direction, user, size, priority"
-    )
-    simulate.add_argument(
-        "--against",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="another configuration to compare with",
-    )
-    simulate.add_argument("--rate", type=int, default=9600, metavar="BITS", help="of the line in bit/s; default: 9600")
-    text = "of a call, in seconds, for PPP, names and logins; default: 20"
-    simulate.add_argument("--overhead", type=float, default=20.0, metavar="S", help=text)
-    listing("terminals", "list the terminals that are known and how they are reached")
-    listing("peers", "list the links to other relay servers")
-    listing("lines", "list the lines to call over, and how each stands")
-    listing("interfaces", "list the interfaces of the host's own network, as configured and as they are")
-    listing("users", "list the users, what waits in their mailboxes, and where they fetch from")
-    for name, text, of in (
-        ("why", "say what would happen to a call of a terminal now, and why", "a terminal's name"),
-        ("enrol", "forget a terminal's certificate and print what it logs in anew with", "that of a [[relay.account]]"),
-    ):
-        verb(name, functools.partial(_say, name), text).add_argument("name", metavar="NAME", help=of)
-    update = verb("update", _update, "install an update of the image, to be tried at the next start")
-    update.add_argument("--allow-older", action="store_true", help="also one that is older than what runs")
-    update.add_argument("file", metavar="FILE", help="a bundle (.raucb); `-` reads it from standard input")
-    text = "write configuration, secrets and state into one archive, also while a Posthouse runs"
-    backup = verb("backup", _backup, text)
-    text = "a folder, for posthouse-backup.tar in it; a file NAME.tar; `-` for standard output"
-    backup.add_argument("folder", metavar="FOLDER", help=text)
-    restore = verb(
-        "restore", _restore, "put back what `posthouse backup` wrote, once it is checked; no Posthouse may run"
-    )
-    restore.add_argument("folder", metavar="FOLDER", help="as with backup; `-` for standard input")
-    reset = verb("factory-reset", _factory_reset, "forget configuration, mail and ledger, and start anew (image only)")
-    reset.add_argument("--yes", action="store_true", help="without which nothing is done")
-    terminal = verb("terminal", _terminal, "log this computer in to a relay server, reach others (terminal --help)")
-    terminal.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="see `posthouse terminal --help`")
-    config = verb("config", _config, "edit, compare and commit the configuration (config --help)")
-    if "config" in given:
-        from appliance.config.arguments import add_arguments
-
-        add_arguments(config, common)
-    setup = verb("setup", _setup, "make the first configuration by questions, and try it by a call")
-    for name, key in (("--state", "site.state"), ("--runtime", "site.runtime")):
-        setup.add_argument(name, type=Path, metavar="FOLDER", help=f"{key}, if not the default one")
-    user = verb("user", _user, "add and remove users of the candidate, and give them passwords (user --help)")
-    if "user" in given:
-        from appliance.config.arguments import add_user_arguments
-
-        add_user_arguments(user, common)
-    verb("console", _console, "a shell to look at the site, work its line and edit its configuration")
-    verb("passwd", _passwd, "make the string for `password` in the configuration")
-    return parser
 
 
 # ---- verbs of the stored files
@@ -326,7 +216,7 @@ def _on_the_image(program: str, *arguments: str) -> int:
 
 # ---- a terminal's own side
 def _terminal_arguments(given: Sequence[str]) -> argparse.Namespace:
-    return argparse.Namespace(handler=_terminal, rest=list(given[1:]))
+    return argparse.Namespace(verb="terminal", rest=list(given[1:]))
 
 
 def _terminal(arguments: argparse.Namespace) -> int:
@@ -504,3 +394,32 @@ def _say(verb: str, arguments: argparse.Namespace) -> int:
     if code == OK:
         _print(result)
     return code
+
+
+_LISTINGS: Final = ("calls", "terminals", "peers", "lines", "interfaces", "users")
+_VERBS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
+    "run": _run,
+    "check": _check,
+    "demo": _demo,
+    "status": _status,
+    "dial": _dial,
+    "modem": _modem,
+    "hangup": _hangup,
+    "queue": _queue,
+    "report": _report,
+    "simulate": _simulate,
+    "update": _update,
+    "backup": _backup,
+    "restore": _restore,
+    "factory-reset": _factory_reset,
+    "terminal": _terminal,
+    "config": _config,
+    "setup": _setup,
+    "user": _user,
+    "console": _console,
+    "passwd": _passwd,
+    **{
+        verb: functools.partial(_list, verb) for verb in ("calls", "terminals", "peers", "lines", "interfaces", "users")
+    },
+    **{verb: functools.partial(_say, verb) for verb in ("why", "enrol")},
+}

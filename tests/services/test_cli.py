@@ -537,13 +537,13 @@ def test_a_surrounding_that_knows_ascii_alone(stub: Stub, file: Path) -> None:
 
 def test_status_loads_no_room() -> None:
     code = (
-        "import sys, appliance.cli; appliance.cli._parser(['status']); "
+        "import sys, appliance.cli; appliance.cli.parser(['status']); "
         "print([m for m in sys.modules if m.startswith('appliance') or m in ('trio', 'cryptography', 'serial', 'ssl')])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True
     )
-    assert done.stdout.strip() == "['appliance', 'appliance.cli']"
+    assert done.stdout.strip() == "['appliance', 'appliance.arguments', 'appliance.cli']"
 
 
 def test_an_interrupt(file: Path, cli: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.cli import _parser
+from appliance.arguments import parser
 from appliance.console.parse import Choice, LineError, argv, choices, completions, parse
 from appliance.console.tree import ARGUMENTS, ROWS
 
@@ -103,7 +103,7 @@ def test_each_row_is_a_line_that_the_command_line_takes(row) -> None:  # type: i
     assert row.help and len(row.help) < 78
     runs = argv(parsed)
     if not runs[0].startswith("@") and runs != ["--version"]:
-        assert _parser(runs).parse_args(runs)
+        assert parser(runs).parse_args(runs)
 
 
 def test_every_argument_is_used() -> None:
