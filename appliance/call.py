@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
     from datetime import datetime
 
     import trio
@@ -331,7 +331,8 @@ class OpenCall:
     `open_stream(host, port)` opens a byte-counting TCP connection over the line and raises OSError;
     `show(text)` puts a line into the call's progress (`status --watch`, `demo`). `counts_payload`: the line's device
     counts no bytes, so whoever takes a stream's socket to move bytes by himself adds them to `tally`. `paid`: when bulk
-    mail may go. `longest_s`: what no call lasts longer than (`max_call`).
+    mail may go. `longest_s`: what no call lasts longer than (`max_call`). `moving()`: the names of the jobs that have
+    work under way; `carried()`: the line's bytes (in, out) so far.
     """
 
     id: int
@@ -344,6 +345,8 @@ class OpenCall:
     counts_payload: bool = False
     paid: PaidTime = field(default_factory=AllPaid)
     longest_s: float = math.inf
+    moving: Callable[[], Collection[str]] = lambda: ()
+    carried: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
     @property
     def capacity(self) -> float:

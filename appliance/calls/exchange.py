@@ -93,8 +93,9 @@ class Exchange:
             opens = functools.partial(open_stream, job.name)
             by_hand = line.carried() is None
             open_call = OpenCall(
-                entry.id, line.name, reason, rate, opens, entry.tally, self._tell, by_hand, paid, longest_s
-            )
+                entry.id, line.name, reason, rate, opens, entry.tally, self._tell, by_hand, paid, longest_s,
+                moving=self._moving, carried=lambda: line.carried() or (entry.tally.bytes_in, entry.tally.bytes_out),
+            )  # fmt: skip
             nursery.start_soon(self._work, job, open_call)
         while True:
             while self._busy - self._paid.alone:
@@ -116,6 +117,10 @@ class Exchange:
     def _idle(self, before: frozenset[str]) -> bool:
         """Whether the same jobs as before are busy, with bulk mail alone."""
         return self._busy == before <= self._paid.alone
+
+    def _moving(self) -> set[str]:
+        """The jobs that have work under way; one that waits for paid time has not."""
+        return self._busy if self._paid.left_s() else self._busy - self._paid.alone
 
     # ---- jobs
     async def _work(self, job: call.Job, open_call: OpenCall) -> None:

@@ -4,7 +4,8 @@ It owns the link over the line and watches the circuits that go over it; it must
 
 The job is done when both login tables are the same, no request is pending over the link and no circuit has moved a byte
 for `STILL_S`; it has work again as soon as one of these changes. So a call stays up while a circuit moves bytes, within
-`max_call`. When the call ends, the link says `bye` and its circuits are reset: they can't outlive the line.
+`max_call`. While the call moves mail they leave it its share of the line (`pacing`). When the call ends, the link says
+`bye` and its circuits are reset: they can't outlive the line.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from appliance.call import JobReport
+from appliance.relay.pacing import JOB
 from appliance.relay.server import CircuitLabel
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class PeerCall:
         back_in: Callable[[], float | None],
         max_call_s: float,
     ) -> None:
-        self.name = f"relay {peer}"
+        self.name = JOB + peer
         self._peer_name = peer
         self._server = server
         self._back_in = back_in
@@ -72,6 +74,7 @@ class PeerCall:
                     return JobReport(left=True, detail=f"{self._peer_name}: {self._link.why}")
                 await self._dial(server, peer, call)
             while True:
+                server.pacing.look(call)
                 if self._quiet(server, peer):
                     return JobReport()
                 await trio.sleep(LOOK_S)
@@ -82,18 +85,18 @@ class PeerCall:
             raise
 
     async def wait_work(self) -> None:
-        """Until something goes over the link again."""
-        server = self._server()
+        """Until something goes over the link again; of one that is lost, circuits may go on without it."""
+        server, call = self._server(), self._call
+        if server is None or call is None or self._link is None:
+            await trio.sleep_forever()
         try:
             while True:
                 await trio.sleep(LOOK_S)
-                if server is None or self._link is None or self._link.state != "up":
-                    await trio.sleep_forever()
-                elif not self._quiet(server, server.peers.all[self._peer_name]):
+                server.pacing.look(call)
+                if self._link.state == "up" and not self._quiet(server, server.peers.all[self._peer_name]):
                     return
         except trio.Cancelled:
-            if server is not None:
-                self._leave(server)
+            self._leave(server)
             raise
 
     async def _dial(self, server: RelayServer, peer: Peer, call: OpenCall) -> None:
@@ -104,6 +107,7 @@ class PeerCall:
         self._link = await server.dialling.dial(
             peer, over_line, over_line=True, stays=self._max_call_s, back_in=self._back_in()
         )
+        server.pacing.peers.add(self._peer_name)
         self._moved_at = trio.current_time() - STILL_S
         call.show(f"linked with the relay server {self._peer_name}")
 
@@ -114,7 +118,7 @@ class PeerCall:
         if link.state != "up":
             raise OSError(link.why or "the link has ended")
         now = trio.current_time()
-        for circuit in self._circuits(server):
+        for circuit in server.circuits_over([self._peer_name]):
             before = self._seen.get(circuit)
             if before is None:
                 call.tally.circuits += 1
@@ -125,10 +129,6 @@ class PeerCall:
         told = peer.sent is not None and not peer.dirty and not peer.sending
         settled = now - link.connection.heard >= SETTLED_S
         return told and settled and not server.requests.pending(link) and now - self._moved_at >= STILL_S
-
-    def _circuits(self, server: RelayServer) -> list[Circuit]:
-        labels = ((c, c.label) for c in server.circuits)
-        return [c for c, label in labels if isinstance(label, CircuitLabel) and self._peer_name in label.links]
 
     def _count(self) -> None:
         """The bytes of the sockets, where the line's device does not count."""
@@ -151,7 +151,8 @@ class PeerCall:
         link = self._link
         if link is None:
             return
-        for circuit in self._circuits(server):
+        server.pacing.peers.discard(self._peer_name)
+        for circuit in server.circuits_over([self._peer_name]):
             circuit.abort("the call is over")
         self._count()
         if link.state == "up":

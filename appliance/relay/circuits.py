@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
+from appliance.relay.connection import as_of_line
 from appliance.relay.epoll import BROKEN, ENDING, EVENTS, READABLE, WRITABLE
 from appliance.relay.pipes import PIPE_BYTES, Pipes
 
@@ -126,7 +127,8 @@ class Circuit:
         return self.first.moved + self.second.moved
 
     def pace(self, bytes_per_s: int | None) -> None:
-        """The kernel sends at most so much a second on either leg; None: as fast as it can (SO_MAX_PACING_RATE)."""
+        """The kernel sends at most so much a second on either leg; None: as fast as it can (SO_MAX_PACING_RATE). What
+        waits is held back at its sender, not here: both legs are then as of a line, for good."""
         rate = struct.pack("=I", NO_PACE if bytes_per_s is None else min(bytes_per_s, NO_PACE))
         self._set.order(lambda: self._pace(rate))
 
@@ -134,6 +136,7 @@ class Circuit:
         for leg in self.legs:
             if leg.circuit is not None:
                 _socket_call(leg.fd, lambda sock: sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate))
+                _socket_call(leg.fd, as_of_line)
 
     def abort(self, why: str) -> None:
         """Resets both connections."""

@@ -26,6 +26,7 @@ from appliance.relay.links import PeerLink
 from appliance.relay.listener import Listener
 from appliance.relay.memory import Memory
 from appliance.relay.others import Others
+from appliance.relay.pacing import Pacing
 from appliance.relay.peers import Peer, Peers
 from appliance.relay.proof import prove_login
 from appliance.relay.requests import Requests
@@ -38,7 +39,7 @@ from appliance.relay.waiting import Waiting
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from appliance.clock import Clock
     from appliance.config.model import Relay
@@ -101,6 +102,7 @@ class RelayServer:
         self.timers = Timers()
         self.tickets = Tickets()
         self.circuits = Circuits(idle_limit_s=config.idle_limit_s)
+        self.pacing = Pacing(self.circuits_over)
         self.enrolment = Enrolment(records["enrolled"], verify)
         self.directory = Directory(site, clock)
         self.memory = Memory(records["table"], clock, site, self.start)
@@ -292,6 +294,12 @@ class RelayServer:
         self.start(open_it)
 
     # ---- circuits
+    def circuits_over(self, peers: Iterable[str]) -> list[Circuit]:
+        """Those that go over links to these."""
+        wanted = set(peers)
+        labels = ((c, c.label) for c in self.circuits)
+        return [c for c, label in labels if isinstance(label, CircuitLabel) and not wanted.isdisjoint(label.links)]
+
     def _join(self, first: int, second: int, request: Request) -> None:
         ask = request.ask
         label = CircuitLabel(ask.caller, sys.intern(ask.callee), sys.intern(ask.service), request.links)

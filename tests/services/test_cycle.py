@@ -178,6 +178,24 @@ async def test_work_that_comes_while_lingering_is_done(bench: Bench, autojump_cl
     assert bench.states.count("lingering") == 2
 
 
+async def test_a_job_sees_which_others_have_work_and_what_the_line_has_carried(
+    bench: Bench, autojump_clock: MockClock
+) -> None:
+    seen: list[tuple[list[str], tuple[int, int]]] = []
+    line = FakeLine()
+    line.figures = (70, 30)
+
+    async def look(call: OpenCall) -> JobReport:
+        for _ in range(2):
+            await trio.sleep(2.0)
+            seen.append((sorted(call.moving()), call.carried()))
+            line.figures = (700, 300)
+        return DONE
+
+    await bench.call(line, jobs=[FakeJob("relay hub", look), FakeJob("send", takes(3.0))])
+    assert seen == [(["relay hub", "send"], (70, 30)), (["relay hub"], (700, 300))]
+
+
 async def test_a_job_finds_work_that_another_made(bench: Bench, autojump_clock: MockClock) -> None:
     mail = FakeJob("mail", takes(0, sent=1))
 

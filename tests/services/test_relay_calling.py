@@ -6,8 +6,9 @@ import contextlib
 import math
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import trio
 from appliance.call import OpenCall, Reason
 from appliance.config.model import RelayPeer
 from appliance.relay.calling import PeerCall
+from appliance.relay.circuits import NO_PACE, SO_MAX_PACING_RATE, Circuit
 from appliance.relay.connection import NOTSENT_LOWAT
+from appliance.relay.pacing import MAIL_SHARE
 from appliance.relay.server import CircuitLabel
 from fakes.relay_client import join
 from fakes.relay_house import KEYS, House, fingerprint, house
@@ -30,8 +33,12 @@ class Sites:
     hub: House
     job: PeerCall
 
+    moving: set[str] = field(default_factory=set)
+
     def call(self, id: int = 1) -> OpenCall:
-        return OpenCall(id, "pstn", Reason.BY_HAND, 9600, trio.open_tcp_stream, counts_payload=True)
+        return OpenCall(
+            id, "pstn", Reason.BY_HAND, 9600, trio.open_tcp_stream, counts_payload=True, moving=lambda: self.moving
+        )
 
 
 @contextlib.asynccontextmanager
@@ -69,6 +76,14 @@ async def test_a_call_brings_the_tables_together_and_its_end_suspends_the_other_
 def notsent_lowat(fd: int) -> int:
     with socket.socket(fileno=os.dup(fd)) as sock:
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+
+
+def paces(circuit: Circuit) -> list[int]:
+    rates = []
+    for leg in circuit.legs:
+        with socket.socket(fileno=os.dup(leg.fd)) as sock:
+            rates += struct.unpack("=I", sock.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, 4))
+    return rates
 
 
 async def test_a_request_waits_for_the_call_and_its_circuit_keeps_the_call_up(tmp_path: Path) -> None:
@@ -112,6 +127,12 @@ async def test_a_request_waits_for_the_call_and_its_circuit_keeps_the_call_up(tm
                 assert not done.is_set()
                 assert call.tally.circuits == 1
                 while call.tally.bytes_out <= 20_000:  # counted a few times a second
+                    await trio.sleep(0.05)
+                s.moving |= {"relay hub", "send"}
+                while not all(pace <= 9600 / 10 * (1 - MAIL_SHARE) for pace in paces(circuit)):
+                    await trio.sleep(0.05)
+                s.moving.remove("send")
+                while set(paces(circuit)) != {NO_PACE}:
                     await trio.sleep(0.05)
                 nursery.cancel_scope.cancel()
         while s.site.server.circuits:
