@@ -11,6 +11,7 @@ from appliance.events.event import Event as Event
 from appliance.events.event import emit as emit
 from appliance.events.event import table as table
 from appliance.events.event import trace as trace
+from appliance.events.image import *  # noqa: F403
 from appliance.events.mail import *  # noqa: F403
 from appliance.events.network import *  # noqa: F403
 from appliance.events.process import *  # noqa: F403

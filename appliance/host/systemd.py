@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from appliance.events import clean
@@ -20,6 +21,10 @@ __all__ = ["log_to", "notify", "notify_reloading"]
 
 LINE_LIMIT: Final = 4000
 """Characters of one line of the log: an event's text with all its fields at their longest."""
+
+
+SOCKET: Final = Path("/run/systemd/journal/socket")
+"""Where journald takes entries (systemd-journald.service(8))."""
 
 
 def notify(**fields: str) -> None:
@@ -35,11 +40,11 @@ def notify_reloading() -> None:
     notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
 
 
-def log_to(level: int) -> None:
-    """Sends the log to the journal where standard error is connected to it (JOURNAL_STREAM, systemd.exec(5)),
-    else as plain lines to standard error. Repeats are folded."""
+def log_to(level: int, *, journal: bool = False) -> None:
+    """Sends the log to the journal where standard error is connected to it (JOURNAL_STREAM, systemd.exec(5)) or, with
+    `journal`, where there is one; else as plain lines to standard error. Repeats are folded."""
     handler: logging.Handler
-    if _stderr_is_journal():
+    if _stderr_is_journal() or (journal and SOCKET.exists()):
         handler = _JournalHandler()
         handler.setFormatter(_Cleaned())
     else:

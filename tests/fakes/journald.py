@@ -52,13 +52,17 @@ class Journald:
         assert self._process.poll() is None, "systemd-journald has ended"
         return Path(f"/proc/{self._process.pid}/root/run/systemd/journal/stdout").exists()
 
-    def enter(self) -> None:
-        """For a child between fork and exec (`preexec_fn`): its standard error becomes the journal's, as systemd has it for a
-        service (JOURNAL_STREAM in systemd.exec(5)). What it sees under /run and /etc/systemd is the namespace's."""
+    def join(self) -> None:
+        """For a child between fork and exec (`preexec_fn`): what it sees under /run and /etc/systemd is the namespace's."""
         fd = os.open(f"/proc/{self._process.pid}/ns/mnt", os.O_RDONLY)
         if _libc.setns(fd, CLONE_NEWNS) != 0:
             raise OSError(ctypes.get_errno(), "setns")
         os.close(fd)
+
+    def enter(self) -> None:
+        """`join`, and its standard error becomes the journal's, as systemd has it for a service (JOURNAL_STREAM in
+        systemd.exec(5))."""
+        self.join()
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         stream.connect("/run/systemd/journal/stdout")
         stream.send(

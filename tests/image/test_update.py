@@ -67,6 +67,7 @@ def test_an_update_is_installed_tried_and_found_good(
     said = board.sh("posthouse update /tmp/stick/update.raucb", seconds=INSTALL_S)
     assert "100%" in said and "installed" in said
     assert environment(board)["trial"] == "B"
+    assert "into slot B" in board.sh("journalctl -b --no-pager EVENT=update-installed")
     board = restart(board, start, stick)
     log_in(board)
     assert slot(board) == "B"
@@ -74,7 +75,7 @@ def test_an_update_is_installed_tried_and_found_good(
     wait_trial_over(board)
     now = environment(board)
     assert (now["B_OK"], now["B_TRY"], now["ORDER"].split()[0]) == ("1", "0", "B")
-    assert "unproven" in board.sh("journalctl -b -u posthouse-good --no-pager")
+    assert "unproven" in board.sh("journalctl -b -u posthouse-good --no-pager EVENT=update-good")
     # And back, by hand, from standard input; the configuration is there as before.
     assert "installed" in board.sh("posthouse update - </tmp/stick/update.raucb", seconds=INSTALL_S)
     assert environment(board)["trial"] == "A"
@@ -130,4 +131,4 @@ def test_an_update_that_never_gets_healthy_falls_back_by_itself(
     board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=240)
     wait_trial_over(board)
     assert environment(board)["B_OK"] == "0"
-    assert "slot A is back" in board.sh("journalctl -b -u posthouse-good --no-pager")
+    assert "slot A is back" in board.sh("journalctl -b -u posthouse-good --no-pager EVENT=update-fallen-back")

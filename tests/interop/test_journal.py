@@ -126,6 +126,30 @@ events.emit(events.DIAL_FAILED, call_id=17, number="0570000111", outcome="no-dia
     assert "What to do: Nothing for a busy number. no-dialtone: is the telephone line plugged in?" in said
 
 
+def test_a_program_of_the_image_tells_as_posthouse_does(journal: Journald, tmp_path: Path) -> None:
+    """By its own script, standard error being a terminal, a file or nothing."""
+    script = (ROOT / "rootfs-overlay/usr/lib/posthouse/tell").read_text()
+    script = script.replace("/usr/bin/python3 -I", f"cd {ROOT} && exec {sys.executable}").replace("exec cd", "cd")
+    for arguments, code in (
+        (["update-refused", "why=refused: \x1b[2J no update"], 0),
+        (["update-installed", "version=1.2.3"], 2),
+        (["nothing"], 2),
+        ([], 2),
+    ):
+        done = subprocess.run(
+            ["sh", "-c", script, "tell", *arguments],
+            preexec_fn=journal.join,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+        assert (done.returncode, bool(done.stderr)) == (code, bool(code)), done.stderr
+    (entry,) = journal.entries("EVENT=update-refused")[-1:]
+    holds_to_the_table(entry)
+    assert own(entry) == {"WHY": "refused: \ufffd[2J no update"}
+    assert entry["MESSAGE"] == "no update is installed: refused: \ufffd[2J no update"
+
+
 def test_a_run_with_a_call_is_in_the_journal(journal: Journald, tmp_path: Path, second_provider: AioSmtp) -> None:
     """From the start to the end, with a message that arrives and one that a hostile server refuses."""
     second_provider.refuse = lambda verb, argument: "550 5.1.1 \x1b[2Jgone" if argument.startswith("nobody") else None
