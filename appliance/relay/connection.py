@@ -101,7 +101,7 @@ class Connection:
         self._decoder = Decoder(frame_limit)
         self._timer: Timer | None = None
         self._leave: Callable[[], None] | None = leave
-        self._out = bytearray()
+        self._out: bytes | bytearray = b""  # of one frame, mostly
         self._later: deque[Iterator[bytes]] | None = None
         self._handshaking = True
         self._ending = self._closed = False
@@ -172,7 +172,7 @@ class Connection:
             self._timer = None
         self._epoll.remove(self._sock.fileno())
         self._sock.close()
-        self._out = bytearray()
+        self._out = b""
         self._later = None
         self._left()
         self._tell_end(why)
@@ -250,11 +250,19 @@ class Connection:
             self.end("error", {"code": error.code, "text": str(error)})
 
     def _put(self, frame: bytes) -> None:
-        self._out += frame
+        self._add(frame)
         if len(self._out) > OUT_LIMIT:
             self.close("it does not read what is sent to it")
         elif not self._handshaking:
             self._flush()
+
+    def _add(self, frame: bytes) -> None:
+        if not self._out:
+            self._out = frame
+        else:
+            if isinstance(self._out, bytes):
+                self._out = bytearray(self._out)
+            self._out += frame
 
     def _flush(self) -> None:
         try:
@@ -264,19 +272,23 @@ class Connection:
                     if frame is None:
                         self._later.popleft()
                     else:
-                        self._out += frame
+                        self._add(frame)
                     continue
                 if not self._out:
                     break
-                n = self._sock.send(memoryview(self._out)[:RECORD].tobytes())
+                n = self._sock.send(bytes(self._out[:RECORD]))
                 self.bytes_out += n
-                del self._out[:n]
+                if n == len(self._out):
+                    self._out = b""  # an idle connection keeps no buffer
+                elif isinstance(self._out, bytearray):
+                    del self._out[:n]
+                else:
+                    self._out = self._out[n:]
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
             return
         except OSError as error:
             self.close(_text(error))
             return
-        self._out = bytearray()  # an idle connection keeps no buffer
         self._later = None
         if self._ending:
             self._shut()

@@ -67,7 +67,7 @@ class Enrolment:
 
     def fingerprint(self, name: str) -> bytes | None:
         """Of the certificate that this name has (32 bytes), None where it has none."""
-        digits = self._records.values.get(name, {}).get("certificate")
+        digits = self._records.get(name).get("certificate")
         return bytes.fromhex(digits) if digits else None
 
     async def enrol(self, name: str, fingerprint: bytes, password: str, client: str) -> bool:
@@ -87,7 +87,7 @@ class Enrolment:
         return password
 
     async def _check(self, name: str, password: str) -> bool:
-        one_time = self._records.values.get(name, {}).get("one_time")
+        one_time = self._records.get(name).get("one_time")
         if one_time and hmac.compare_digest(one_time, _digest(password)):
             return True
         if self._waiting >= QUEUE_LIMIT:

@@ -41,14 +41,14 @@ class Memory:
         self._clock = clock
         self._start = start
         self._now = now
-        last = records.values.get("epoch", {}).get("epoch", 0)
+        last = records.get("epoch").get("epoch", 0)
         self.registry = Registry(site, max(int(last) + 1, int(clock.now().wall)))
 
     async def begin(self) -> None:
         """Before anybody is told: our epoch is on the disk. Raises OSError."""
         await self._records.put("epoch", {"epoch": self.registry.own.epoch})
         now, here = self._now(), self._clock.now()
-        for key, value in tuple(self._records.values.items()):
+        for key, value in self._records.items():
             match key, value:
                 case "epoch", _:
                     pass

@@ -95,7 +95,7 @@ class Others:
             if owner not in self._registry.slices:
                 self._anew.add(owner)
         self._files.found.clear()
-        for name, value in tuple(self._records.values.items()):
+        for name, value in self._records.items():
             try:
                 known = name in peers
                 if known:

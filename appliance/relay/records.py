@@ -4,13 +4,15 @@ requests that wait.
     {"key":K,"value":{…}}      set
     {"key":K}                  forgotten
 
-A change is in `values` and on stable storage when the method returns; asked for one after the other for the same key,
+A change can be read and is on stable storage when the method returns; asked for one after the other for the same key,
 they are made in that order. When most lines are history the file is written anew.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
 
 from appliance import events
 from appliance.storage import journal
@@ -28,11 +30,11 @@ SPARE_LINES: Final = 500
 
 
 class Records:
-    """One file. Made at start (it reads the file); `values` is for reading alone."""
+    """One file. Made at start (it reads the file)."""
 
     def __init__(self, disk: Disk, committer: Committer, path: Path) -> None:
         """Raises OSError when the file is there but can't be read or mended."""
-        self.values: dict[str, dict[str, Any]] = {}
+        self._values: dict[str, bytes] = {}  # packed: a third of what as many objects take
         self._disk = disk
         self._committer = committer
         self._path = path
@@ -48,31 +50,44 @@ class Records:
         if replay.torn:  # never acknowledged: what it was to say had not been promised to anybody
             events.emit(events.RELAY_RECORD_TORN, file=path, bytes=path.stat().st_size - self._good_bytes)
 
+    def get(self, key: str) -> dict[str, Any]:
+        """Empty where it is not set."""
+        packed = self._values.get(key)
+        return {} if packed is None else _unpack(packed)
+
+    def items(self) -> list[tuple[str, dict[str, Any]]]:
+        return [(key, _unpack(packed)) for key, packed in self._values.items()]
+
     async def put(self, key: str, value: dict[str, Any]) -> None:
         """Raises OSError; it is then not set."""
         await self._committer.commit(lambda: self._write({"key": key, "value": value}), quick=True)
 
     async def forget(self, key: str) -> None:
         """One that is not there is no error. Raises OSError; it is then still there."""
-        if key in self.values:
+        if key in self._values:
             await self._committer.commit(lambda: self._write({"key": key}), quick=True)
 
     def _apply(self, record: dict[str, Any]) -> None:
         match record:
             case {"key": str() as key, "value": dict() as value}:
-                self.values[key] = value
+                self._values[key] = msgpack.packb(value)
             case {"key": str() as key}:
-                self.values.pop(key, None)
+                self._values.pop(key, None)
 
     # ---- the committer's work
     def _write(self, record: dict[str, Any]) -> None:
-        if self._lines > 2 * len(self.values) + SPARE_LINES:
+        if self._lines > 2 * len(self._values) + SPARE_LINES:
             self._write_anew()
         self._good_bytes = journal.append(self._disk, self._path, [record], behind=self._good_bytes)
         self._lines += 1
         self._apply(record)
 
     def _write_anew(self) -> None:
-        data = journal.encode({"key": k, "value": v} for k, v in self.values.items())
+        data = journal.encode({"key": k, "value": v} for k, v in self.items())
         self._disk.replace_file(self._path, data)
-        self._good_bytes, self._lines = len(data), len(self.values)
+        self._good_bytes, self._lines = len(data), len(self._values)
+
+
+def _unpack(packed: bytes) -> dict[str, Any]:
+    value: dict[str, Any] = msgpack.unpackb(packed)
+    return value

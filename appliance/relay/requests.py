@@ -25,6 +25,7 @@ its answer is repeated, or awaited.
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -96,9 +97,11 @@ class Directory(Protocol):
 
 @dataclass(slots=True)
 class _Rung:
-    """`answer`: None while it rings."""
+    """What is remembered of an `Ask`. `answer`: None while it rings."""
 
-    ask: Ask
+    caller: str
+    callee: str
+    service: str
     until: float
     request: Request | None
     answer: Refusal | bytes | None = None
@@ -294,7 +297,9 @@ class Requests:
         else:
             self._to(request, callee)
             until = trio.current_time() + max(REMEMBER_S, ask.wait)
-            self._rung[ask.id] = _Rung(ask, until, request)
+            # No strings of their own for thousands of rung ids: those of the terminals are interned too.
+            what = ask.caller, sys.intern(ask.callee), sys.intern(ask.service)
+            self._rung[ask.id] = _Rung(*what, until, request)
             request.timer = self._timers.after(RING_S, lambda: self._rang_out(request))
             callee.send("invite", ask.onwards(self._site))
 
@@ -306,14 +311,17 @@ class Requests:
         rung = self._rung.get(ask.id)
         if rung is None or rung.until < trio.current_time():
             return None
-        same = (rung.ask.caller, rung.ask.callee, rung.ask.service) == (ask.caller, ask.callee, ask.service)
+        same = (rung.caller, rung.callee, rung.service) == (ask.caller, ask.callee, ask.service)
         return rung if same else None
 
     def _room_for_rung(self) -> bool:
         """Forgets what is over, and above the limit the oldest of those that were answered."""
         now = trio.current_time()
-        while self._rung and (first := next(iter(self._rung.values()))).until < now and first.answer is not None:
-            del self._rung[first.ask.id]
+        while self._rung:
+            id, first = next(iter(self._rung.items()))
+            if first.until >= now or first.answer is None:
+                break
+            del self._rung[id]
         if len(self._rung) < RUNG_LIMIT:
             return True
         oldest = next((id for id, rung in self._rung.items() if rung.answer is not None), None)

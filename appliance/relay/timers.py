@@ -1,7 +1,7 @@
 """Deadlines of things that have no task of their own: connections, rings, tickets.
 
-One task sleeps until the earliest of them. A timer that is cancelled stays in the heap until its time, or until most of
-the heap are such; what would be set anew all the time (a keepalive) is set once and looks at the clock when it fires.
+One task sleeps until the earliest of them. A timer that is cancelled stays in the heap until its time, or until a
+quarter of the heap are such; what would be set anew all the time (a keepalive) is one timer that looks at the clock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Timer", "Timers"]
 
 SWEEP_AT: Final = 1024
-"""Cancelled timers, from which on it is worth looking whether they are most of the heap."""
+"""Cancelled timers, from which on it is worth looking whether they are much of the heap."""
 
 
 class Timer:
@@ -78,7 +78,7 @@ class Timers:
     def one_less(self) -> None:
         """A timer was cancelled."""
         self._cancelled += 1
-        if self._cancelled >= SWEEP_AT and self._cancelled > len(self._heap) / 2:
+        if self._cancelled >= SWEEP_AT and self._cancelled > len(self._heap) / 4:
             self._heap = [entry for entry in self._heap if entry[2].call is not None]
             heapq.heapify(self._heap)
             self._cancelled = 0

@@ -78,7 +78,7 @@ class Waiting:
 
     def load(self) -> None:
         """Takes up what waited when the process ended. Once, when timers run."""
-        for key, value in tuple(self._records.values.items()):
+        for key, value in self._records.items():
             match value:
                 case {
                     "caller": str() as caller, "callee": str() as callee, "service": str() as service,

@@ -544,7 +544,7 @@ async def test_a_relay_server_of_our_name_is_found_out(tmp_path: Path, expected_
                 while update["owner"] != "here" or update["epoch"] <= epoch:
                     update = await peer.until("update")
                 assert (update["base"], own.epoch) == (0, epoch + 1)
-                assert h.server.memory._records.values["epoch"] == {"epoch": epoch + 1}  # durable before it is told
+                assert h.server.memory._records.get("epoch") == {"epoch": epoch + 1}  # durable before it is told
             else:
                 assert await refused(peer) == "name-taken"
             await peer.close()

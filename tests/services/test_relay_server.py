@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from appliance.config.model import RelayDevice
+from appliance.relay import terminals
 from appliance.transport import circuit
 from fakes.relay_client import Client, join
 from fakes.relay_house import KEYS, PASSWORD, House, house
@@ -33,6 +34,28 @@ async def test_a_login_is_enrolled_by_its_password_and_then_by_its_certificate(t
         assert (await again.log_in(KEYS["pc11"], 8))[0] == "welcome"  # type: ignore[index]
         await again.close()
         await h.until("pc11", "lost")
+
+
+async def test_a_terminal_that_is_silent_is_asked_and_then_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminals, "LISTEN_EVERY_S", 0.05)
+    async with house(tmp_path) as h:
+        answers, silent = await h.login("pc11"), await h.login("pc12")
+        monkeypatch.setattr(terminals, "KEEPALIVE_S", 1.0)
+
+        async def answer() -> None:
+            while True:
+                await answers.until("ping")
+                await answers.send("pong")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            await silent.until("ping")
+            assert await silent.receive() is None, "and only once"
+            await h.until("pc12", "lost")
+            assert h.presence("pc11") == "online"
+            nursery.cancel_scope.cancel()
 
 
 async def test_an_enrolment_outlives_the_process(tmp_path: Path) -> None:
