@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from appliance.clock import Mark
 from appliance.config.model import Account
 from appliance.mail.store.fetched import (
     SPARE_LINES,
@@ -120,6 +121,8 @@ async def test_history_is_dropped(tmp_path: Path) -> None:
     async with committing(tmp_path) as committer:
         record = opened(tmp_path, committer)
         await record.begin(5.0, [B])
+        asked = Mark(5.0, 2.0, "boot")
+        await record.check(asked)
         for n in range(0, SPARE_LINES + 100, 100):
             some = [Known(f"u{n + i}", KnownState.FETCHED, i) for i in range(100)]
             await record.add(*some)
@@ -129,6 +132,7 @@ async def test_history_is_dropped(tmp_path: Path) -> None:
         again = opened(tmp_path, committer)
         assert again.known == record.known == {"a": A, "b": B}
         assert again.first_fetch == 5.0
+        assert again.checked == record.checked == asked
 
 
 async def test_many_at_once_are_all_kept(tmp_path: Path) -> None:

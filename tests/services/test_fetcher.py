@@ -96,6 +96,7 @@ async def test_an_account_that_is_not_asked_at_each_call(
         reason_before, reason = reason, Reason.AT
         assert (await run_job(job, {"pop": broken}))[1] != JobReport()  # one that failed is asked at the next call
         assert await asks() == 1
+        home.restart()  # it is remembered
         home.clock.advance(after_s)
         reason = reason_before
         assert await asks() == asked

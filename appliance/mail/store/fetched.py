@@ -10,6 +10,8 @@ It owns one file under `fetched/`, a journal (`storage.journal`). It knows nothi
     {"part":U,"have":N,"crc":C,"total":T}            the line was cut within this message: what has come of it (`parts`)
     {"folder":[V,N,E,M]}                             UIDVALIDITY, UIDNEXT, messages and HIGHESTMODSEQ of the IMAP folder
                                                      when nothing was left to do there
+    {"checked":W,"boot":B,"of":ID}                   asked, with nothing left to do, at that moment (`clock.Mark`); only
+                                                     of an account that is not asked at each call
 
 Every change is a line appended within the committer's batch and is durable when the method returns. A line that a
 power cut or a full disk tore is cut off before anything is appended behind it. When most lines are history the file
@@ -30,6 +32,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from appliance import events
+from appliance.clock import Mark
 from appliance.mail.store.parts import Part, Parts
 from appliance.storage import journal
 
@@ -129,6 +132,8 @@ class FetchedRecord:
         """Wall clock of the first fetch, Unix seconds; None before it."""
         self.folder: Folder | None = None
         """None while there is something left to do, or it is not IMAP."""
+        self.checked: Mark | None = None
+        """When it was asked last, of an account that is not asked at each call."""
         self.parts: dict[str, Part] = {}
         self.asks: dict[str, Ask] = {}
         """Unique-id of a stub's message -> what its user wants."""
@@ -198,6 +203,8 @@ class FetchedRecord:
                 self.parts[uid] = Part(have, crc, total)
             case {"folder": [int() as validity, int() as uidnext, int() as exists, int() as modseq]}:
                 self.folder = Folder(validity, uidnext, exists, modseq)
+            case {"checked": float() | int() as wall, "boot": float() | int() as boot, "of": str() as boot_id}:
+                self.checked = Mark(float(wall), float(boot), boot_id)
 
     def _asked_for(self, token: str) -> Ask | None:
         found = (self.asks.get(k.uid) for k in self.known.values() if k.token == token) if token else ()
@@ -238,6 +245,10 @@ class FetchedRecord:
         if folder != self.folder:
             await self._append([_folder_line(folder)])
 
+    async def check(self, mark: Mark) -> None:
+        """It was asked at that moment, and nothing is left to do there."""
+        await self._append([_checked_line(mark)])
+
     async def _append(self, records: list[Record]) -> None:
         await self._committer.commit(lambda: self.write(records))
 
@@ -256,6 +267,7 @@ class FetchedRecord:
         records += (part.line(uid) for uid, part in self.parts.items())
         records += ({"ask": uid, "for": what.value} for uid, what in self.asks.items())
         records += [_folder_line(self.folder)] if self.folder is not None else []
+        records += [_checked_line(self.checked)] if self.checked is not None else []
         data = journal.encode(records)
         self._disk.replace_file(self.path, data)
         self._good_bytes, self._lines = len(data), len(records)
@@ -268,6 +280,10 @@ def _line(known: Known) -> Record:
 
 def _folder_line(folder: Folder) -> Record:
     return {"folder": [folder.uidvalidity, folder.uidnext, folder.exists, folder.modseq]}
+
+
+def _checked_line(mark: Mark) -> Record:
+    return {"checked": mark.wall, "boot": mark.boot, "of": mark.boot_id}
 
 
 def by_message(known: Iterable[Known]) -> dict[tuple[str, int], Known]:

@@ -35,7 +35,7 @@ from appliance.mail.upstream.pop3_session import Pop3Session
 
 if TYPE_CHECKING:
     from appliance.call import OpenCall
-    from appliance.clock import Clock, Mark
+    from appliance.clock import Clock
     from appliance.config.model import Account
     from appliance.mail.delivery import Inbox
     from appliance.mail.store.fetched import FetchedRecord
@@ -74,7 +74,6 @@ class FetchJob:
         self._clock = clock
         self._stubs = stubs
         self._memory = Memory()
-        self._checked: Mark | None = None
         self._tried: frozenset[str] = frozenset()  # what had been asked for when this call's last run began
 
     @property
@@ -88,13 +87,16 @@ class FetchJob:
             return JobReport()
         began = self._clock.now()
         report = await self._ask(call)
-        if not report.left:
-            self._checked = began
+        if not report.left and self._account.check_every_s is not None:
+            try:
+                await self._record.check(began)
+            except OSError as error:  # it will be asked once more than it need be
+                events.emit(events.STORAGE_FAILED, error=error)
         return report
 
     def _due(self, call: OpenCall) -> bool:
         """By `check_every`; somebody who calls by hand, or has asked for a large message, waits for it."""
-        every_s, last = self._account.check_every_s, self._checked
+        every_s, last = self._account.check_every_s, self._record.checked
         if every_s is None or last is None or call.reason is Reason.BY_HAND or self._record.asks:
             return True
         return last.seconds_until(self._clock.now()) >= every_s - min(EARLY_S, every_s / EARLY_SHARE)
