@@ -17,7 +17,7 @@ import trio
 from appliance import events
 from appliance.protocol.relay import FrameError, encode, is_name
 from appliance.relay.registry import OWNER_LIMIT, REMOVED, Sent, is_have
-from appliance.relay.request import Refusal, id_of
+from appliance.relay.request import Refusal, certificate_of, id_of
 from appliance.relay.routes import NONE, UP
 
 if TYPE_CHECKING:
@@ -168,10 +168,7 @@ class Peers:
             case "invite":
                 self.requests.invite(link, body)
             case "accept":
-                certificate = body.get("certificate")
-                if not isinstance(certificate, bytes):
-                    raise FrameError("bad-body", "accept without a certificate")
-                self.requests.accept(link, id_of(body), certificate)
+                self.requests.accept(link, id_of(body), certificate_of(body))
             case "reject":
                 self.requests.reject(link, id_of(body), Refusal.parse(body))
             case "ready":

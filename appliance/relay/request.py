@@ -126,9 +126,7 @@ class Ask:
     @classmethod
     def invite(cls, body: Mapping[str, Any]) -> Ask:
         """Raises FrameError."""
-        certificate, path = body.get("certificate"), body.get("path")
-        if not isinstance(certificate, bytes) or not 0 < len(certificate) <= CERTIFICATE_LIMIT:
-            raise FrameError("bad-body", "invite without the caller's certificate")
+        certificate, path = certificate_of(body), body.get("path")
         if not isinstance(path, list) or not path or not all(is_name(p) for p in path):
             raise FrameError("bad-body", "invite without a path")
         return cls(
@@ -201,6 +199,14 @@ def id_of(body: Mapping[str, Any]) -> bytes:
     if not isinstance(id, bytes) or len(id) != ID_BYTES:
         raise FrameError("bad-body", f"an id has {ID_BYTES} bytes")
     return id
+
+
+def certificate_of(body: Mapping[str, Any]) -> bytes:
+    """The other terminal's (DER). Raises FrameError."""
+    certificate = body.get("certificate")
+    if not isinstance(certificate, bytes) or not 0 < len(certificate) <= CERTIFICATE_LIMIT:
+        raise FrameError("bad-body", f"no certificate, or one of more than {CERTIFICATE_LIMIT} bytes")
+    return certificate
 
 
 def text_of(body: Mapping[str, Any], key: str) -> str:

@@ -292,7 +292,11 @@ class Requests:
             self._again(request, callee, rung)
         elif (callee, ask.id) in self._by[CALLEE] or self._rung.pop(ask.id, None) is not None:
             self._refuse(request, Refusal("duplicate-id"))
-        elif self._pending[callee] >= TERMINAL_PENDING or not self._room_for_rung():
+        elif (
+            self._pending[callee] >= TERMINAL_PENDING
+            or not self._may_have_another(ask.callee)
+            or not self._room_for_rung()
+        ):
             self._refuse(request, Refusal("too-many"))
         else:
             self._to(request, callee)

@@ -22,8 +22,8 @@ Frame = tuple[str, dict[str, Any]]
 class Key:
     """A certificate and its key, made in memory."""
 
-    def __init__(self, name: str) -> None:
-        pem, key = make_self_signed([name])
+    def __init__(self, *names: str) -> None:
+        pem, key = make_self_signed(list(names))
         self.pem = pem + key
         self.der = ssl.PEM_cert_to_DER_cert(pem.decode())
         self.fingerprint = hashlib.sha256(self.der).digest()
