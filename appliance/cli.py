@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+SUPPORT_LINES: Final = 500
+"""Of the journal in a bundle for support."""
 OK, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
 
 
@@ -214,6 +216,61 @@ def _on_the_image(program: str, *arguments: str) -> int:
         return FAILED
 
 
+def _reboot(arguments: argparse.Namespace) -> int:
+    from appliance.host.image import NoImage
+    from appliance.host.reading import reboot
+
+    try:
+        return reboot()
+    except NoImage as error:
+        print(f"posthouse: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _journal(arguments: argparse.Namespace) -> int:
+    from appliance.host.reading import NoJournal, journal
+
+    try:
+        _print(journal(arguments.lines, explain=arguments.explain))
+    except NoJournal as error:
+        print(f"posthouse: {error}", file=sys.stderr)
+        return FAILED
+    return OK
+
+
+def _support(arguments: argparse.Namespace) -> int:
+    from appliance.console.support import NoBundle, bundle
+    from appliance.host.reading import NoJournal, journal
+
+    def entries() -> str:
+        try:
+            return journal(SUPPORT_LINES)
+        except NoJournal as error:
+            return str(error)
+
+    try:
+        text = bundle(_config_file(arguments), lambda verb: _ask(arguments, verb, {}, quiet=True)[0], entries)
+    except NoBundle as error:
+        print(f"posthouse: {error}", file=sys.stderr)
+        return FAILED
+    if arguments.file == "-":
+        _print(text.removesuffix("\n"))
+        return OK
+    return _write(arguments.file, text, mode=0o600)
+
+
+def _write(name: str, text: str, *, mode: int) -> int:
+    """A file that a person wants; -> the exit code."""
+    from appliance.storage.disk import Disk
+
+    try:
+        Disk().replace_file(Path(name).absolute(), text.encode(errors="replace"), mode=mode)
+    except OSError as error:
+        print(f"posthouse: {name}: {error.strerror or error}", file=sys.stderr)
+        return FAILED
+    return OK
+
+
 # ---- a terminal's own side
 def _terminal_arguments(given: Sequence[str]) -> argparse.Namespace:
     return argparse.Namespace(verb="terminal", rest=list(given[1:]))
@@ -354,13 +411,7 @@ def _report(arguments: argparse.Namespace) -> int:
     elif arguments.html == "-":
         _print(report_page.page(result, result["site"]).rstrip("\n"))
     else:
-        from appliance.storage.disk import Disk
-
-        try:
-            Disk().replace_file(Path(arguments.html), report_page.page(result, result["site"]).encode(), mode=0o644)
-        except OSError as error:
-            print(f"posthouse: {arguments.html}: {error.strerror or error}", file=sys.stderr)
-            return FAILED
+        return _write(arguments.html, report_page.page(result, result["site"]), mode=0o644)
     return OK
 
 
@@ -412,6 +463,9 @@ _VERBS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "backup": _backup,
     "restore": _restore,
     "factory-reset": _factory_reset,
+    "reboot": _reboot,
+    "journal": _journal,
+    "support": _support,
     "terminal": _terminal,
     "config": _config,
     "setup": _setup,

@@ -52,6 +52,14 @@ class Secrets:
         credential = self._credential(name)
         return self._values.get(name) if credential is None else credential
 
+    def all(self) -> list[tuple[str, str]]:
+        """(name, value) of all that there are, of the file's also those that a credential wins over."""
+        found = list(self._values.items())
+        if self._credentials is not None and self._credentials.is_dir():
+            names = (path.name for path in self._credentials.iterdir())
+            found += [(name, value) for name in names if (value := self._credential(name)) is not None]
+        return found
+
     def _credential(self, name: str) -> str | None:
         if self._credentials is None or "/" in name or name.startswith("."):
             return None

@@ -178,6 +178,8 @@ class Shell:
         path = joined(self._house.context, typed)
         if path and "PATH" in parsed.row.pattern:
             parsed = parsed._replace(given={**parsed.given, "PATH": path})
+        if parsed.row.ask and not self._sure(parsed.row.ask):
+            return
         match argv(parsed):
             case ["@exit"]:
                 raise _Left
@@ -191,6 +193,13 @@ class Shell:
                 self._load(Path(name))
             case arguments:
                 self._run(arguments, live=parsed.row.live)
+
+    def _sure(self, word: str) -> bool:
+        """Whether a person types the word out once more."""
+        typed = self._terminal.read_line(f"type {word} once more to do it: ", self._lock.until())
+        if typed.strip() != word:
+            self._terminal.say("nothing was done")
+        return typed.strip() == word
 
     def _edit(self, path: str) -> None:
         """Paths count from this table on."""

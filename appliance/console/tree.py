@@ -14,8 +14,8 @@ __all__ = ["ARGUMENTS", "ROWS", "Argument", "Row"]
 
 
 class Row(NamedTuple):
-    """`live`: what it prints is shown as it comes, not a page at a time. `ask`: what has to be typed out before it is
-    done: "yes", or the word itself."""
+    """`live`: what it prints is shown as it comes, not a page at a time. `ask`: what has to be typed out before it
+    is done."""
 
     pattern: str
     runs: str
@@ -38,6 +38,8 @@ ARGUMENTS: Final = {
     "PATH": Argument("a place of the configuration, such as mail, user[0] or user[hanako].quota", of="path"),
     "VALUE": Argument('as in the file; words need no quotes: 2h, true, ["07:30", "18:00"]', of="value", rest=True),
     "AT": Argument("such as ATI or AT+CSQ; what would call or send is refused", rest=True),
+    "LINES": Argument("how many entries", default="100"),
+    "FOLDER": Argument("a folder, or a file NAME.tar"),
     "N": Argument("so many commits ago; 0 is what is stored", default="0"),
     "TIME": Argument("a duration, such as 10m", default="10m"),
     "TEXT": Argument("why, for those who look at the revisions", rest=True),
@@ -60,6 +62,8 @@ ROWS: Final = (
     Row("show peers", "peers", "the links to other relay servers"),
     Row("show config [PATH]", "config show [-- PATH]", "the configuration as it is edited, or one place of it"),
     Row("show config status", "config status", "who edits, and how long a commit still waits to be confirmed"),
+    Row("show journal [LINES]", "journal --lines=LINES", "the last entries of the journal"),
+    Row("show journal explain [LINES]", "journal --explain --lines=LINES", "each with what it means and what to do"),
     Row("show version", "--version", "the version of Posthouse"),
     Row("watch", "status --watch", "go on showing what happens, until Ctrl-C", live=True),
     Row("dial", "dial", "make a call now and wait for its end", live=True),
@@ -90,6 +94,13 @@ ROWS: Final = (
     Row("terminal remove NAME", "config delete -- relay.account[NAME]", "remove a terminal from the candidate"),
     Row("save FILE", "@save FILE", "write the candidate to a file"),
     Row("load FILE", "@load FILE", "make what is in a file the candidate"),
+    Row("support [FILE]", "support [-- FILE]", "one text for somebody who helps, without a secret in it"),
+    Row("backup FOLDER", "backup -- FOLDER", "write the whole site into one archive"),
+    Row("restore FOLDER", "restore -- FOLDER", "put a site back from its archive; no Posthouse may run", ask="restore"),
+    Row("update FILE", "update -- FILE", "install an update of the image, tried at the next start", live=True),
+    Row("reboot", "reboot", "restart the board; a call that is up is hung up first", live=True, ask="reboot"),
+    Row("factory-reset", "factory-reset --yes", "forget configuration, mail and ledger, and start anew", live=True,
+        ask="factory-reset"),
     Row("help [VERB]", "@help [VERB]", "what can be typed"),
     Row("exit", "@exit", "leave the console; what is not committed stays as it is"),
 )  # fmt: skip

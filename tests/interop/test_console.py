@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -240,3 +244,76 @@ def test_the_line_the_modem_and_the_users_are_looked_at(tmp_path: Path) -> None:
             assert one.ask("lines")[0]["state"] == "idle"
             assert [user["name"] for user in one.ask("users")][:2] == ["hanako", "u0"]
             assert "no line called x" in one.cli("modem", "--line", "x", "ATI").stderr
+
+
+def test_what_can_not_be_undone_is_typed_out(file: Path) -> None:
+    with console(file) as person:
+        person.prompt()
+        for verb in ("reboot", "factory-reset"):
+            person.child.send(verb + "\r")
+            person.wait(f"type {verb} once more to do it: ")
+            person.child.send("yes\r")
+            assert "nothing was done" in person.prompt()
+            person.child.send(verb + "\r")
+            person.wait("to do it: ")
+            person.child.send(verb + "\r")
+            assert "not started from an image" in person.prompt()
+
+
+def test_a_bundle_for_support_has_no_secret(tmp_path: Path) -> None:
+    one = product(tmp_path, console={"password": hashed(PASSWORD)})
+    one.config["mail"] = {"smarthost": [{"host": "smtp.isp.example", "login": "site", "secret": "isp"}]}
+    one.secrets = {"isp": "geheim-wort-x"}
+    with running(one):
+        done = one.cli("support")
+        assert done.returncode == 0, done
+        assert '"uptime_s"' in done.stdout and 'mail.smarthost[0].secret = "isp"' in done.stdout
+        assert "geheim-wort-x" not in done.stdout and "$7$" not in done.stdout
+        assert one.cli("support", str(tmp_path / "bundle.txt")).returncode == 0
+    assert (tmp_path / "bundle.txt").stat().st_mode & 0o777 == 0o600
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202e\x9b2J\r\x08"
+
+
+@contextlib.contextmanager
+def a_posthouse_that_says(path: Path, answers: dict[str, object]) -> Iterator[None]:
+    """Answers so at this control socket, and refuses all other verbs."""
+    path.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    with listener.accept()[0] as client:
+                        verb = json.loads(client.recv(65536))["verb"]
+                        answer = {"result": answers[verb]} if verb in answers else {"error": HOSTILE, "code": 1}
+                        client.sendall(json.dumps(answer).encode() + b"\n")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_what_comes_from_outside_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    """A modem's answer, a peer's reason, a server's refusal; and a file that somebody wrote."""
+    one = product(tmp_path)
+    one.write()
+    with one.file.open("a", encoding="utf-8") as file:
+        file.write("# \u202e\x9b2J\n")
+    with console(one.file, size=(500, 80)) as person:
+        person.prompt()
+        shown = person.type("show config")
+        assert "# \\u202e\\x9b2J" in shown
+    answers: dict[str, object] = {"why": HOSTILE, "modem": [HOSTILE]}
+    with a_posthouse_that_says(tmp_path / "run" / "control", answers), console(one.file) as person:
+        person.prompt()
+        for verb in ("why pc11", "modem ATI", "terminal enrol pc11", "show queue"):
+            said = person.type(verb)
+            assert "\\x1b]0;owned\\x07\\x1b[2J\\u202e\\x9b2J\\x0d\\x08" in said
+            shown += said
+    assert all(c in "\r\n" or c.isprintable() for c in shown), shown

@@ -186,3 +186,15 @@ def test_a_run_with_a_call_is_in_the_journal(journal: Journald, tmp_path: Path, 
     ended = story["call-ended"]
     assert (ended["OUTCOME"], ended["SENT"], ended["FAILED"]) == ("complete", str(call["sent"]), "1")
     assert (ended["COST"], ended["CURRENCY"]) == (call["cost"], "JPY") == ("17", "JPY")
+
+
+def test_posthouse_journal_shows_the_last_entries(journal: Journald) -> None:
+    program = (
+        "import logging; from appliance import events; from appliance.host.systemd import log_to; log_to(logging.INFO)\n"
+        f"for n in range(7): events.emit(events.LISTENING, service=f'service-{{n}}', address={HOSTILE!r})"
+    )
+    subprocess.run([sys.executable, "-c", program], timeout=60, check=True, cwd=ROOT, preexec_fn=journal.enter)
+    journal.journalctl("--sync")
+    shown = journal.inside(sys.executable, "-m", "appliance", "journal", "--lines", "5")
+    assert re.findall(r"service-\d", shown) == [f"service-{n}" for n in range(2, 7)]
+    assert shown.replace("\n", "").isprintable()
