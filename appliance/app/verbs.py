@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import trio
 
-from appliance import __version__
+from appliance import __version__, events
 from appliance.app.backup import drop_snapshot
 from appliance.app.looking import Looking
 from appliance.calls.caller import CallRefused
@@ -146,6 +146,7 @@ class Verbs:
                 await _show_until(dialling.done, caller, progress)
             return await caller.ended(dialling)
         except CallRefused as refusal:
+            events.emit(events.CALL_REFUSED, why=refusal)
             raise ControlError(str(refusal)) from None
 
     async def _hangup(self, arguments: Mapping[str, Any], progress: Progress) -> None:

@@ -55,6 +55,7 @@ STALLED_S: Final = 120.0
 """Beyond what a step may last by its own deadlines: then it hangs."""
 CIRCUIT_LEAST_S: Final = 30.0
 """A circuit rings, opens its data connection and shakes hands for as long on a slow line, before anything moves."""
+STOPPING: Final = "the service that dials is stopping"
 PROGRESS_LINES: Final = 500
 """Lines of progress kept of a call and buffered for a watcher; a slow one loses lines and never stalls a call."""
 
@@ -162,7 +163,7 @@ class Caller:
                 nursery.start_soon(self._rings.run)
                 await self._make_calls()
         finally:
-            self._refuse("the service that dials is stopping")
+            self._refuse(STOPPING)
             self._ended = True
             for watcher in self._watchers:
                 watcher.close()
@@ -227,9 +228,9 @@ class Caller:
         if self._under_way is not None:
             return self._under_way
         if self._wanted is None:
-            decision = self._decide(Requests(by_hand=True, force=force))
-            if decision.refused:
-                raise CallRefused(decision.refused)
+            refused = STOPPING if self._ended else self._decide(Requests(by_hand=True, force=force)).refused
+            if refused:
+                raise CallRefused(refused)
             self._wanted = Dialling(force=force)
             self.poke()
         return self._wanted

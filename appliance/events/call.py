@@ -13,6 +13,15 @@ CALL_PLANNED = Event(
     follows="Until then the line stays on-hook, unless something more urgent comes.",
     action="`posthouse dial` calls now.",
 )
+CALL_REFUSED = Event(
+    "call-refused",
+    "6e81dbc3118646bba93ec8bbf81f7f8c",
+    INFO,
+    "a call by hand is refused: {why}",
+    follows="No call is made.",
+    action="`posthouse dial --force` passes the budget; nothing passes the redial rules or a refused PIN.",
+    fold=("why",),
+)
 CALL_STARTED = Event(
     "call-started",
     "a1be003c78ab447e81c16f1e33bbdb61",

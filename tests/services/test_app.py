@@ -297,6 +297,16 @@ async def test_a_line_whose_modem_is_not_there(running: Running) -> None:
         await running.ask("hangup")
 
 
+async def test_a_call_by_hand_that_is_refused(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    await running.reload(rest="")
+    with trio.fail_after(WAIT):
+        while (await running.ask("status"))["line"]["name"]:  # until the service that dials is the new one
+            await trio.sleep(0.01)
+    with pytest.raises(Exception, match="no line is configured"):
+        await running.ask("dial")
+    assert journal(caplog, "call-refused") == ["a call by hand is refused: no line is configured"]
+
+
 async def test_a_device_that_is_not_there(running: Running) -> None:
     await running.reload(rest='[[line]]\nname = "wwan"\nkind = "interface"\ndevice = "no-such-device"\n')
     with trio.fail_after(WAIT):

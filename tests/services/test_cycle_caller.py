@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -152,6 +153,14 @@ async def test_by_hand_failure_causes_no_call(tmp_path: Path, autojump_clock: Mo
         assert (status["state"], status["reason"], status["number"]) == ("failed", "by-hand", "111")
         await trio.sleep(100_000)
     assert len(site.calls) == 1
+
+
+async def test_idle_it_is_silent(site: Site, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "posthouse")
+    async with site.serving():
+        site.queue(3)  # no condition holds: there is no other plan
+        await trio.sleep(86400)
+    assert caplog.messages == ["next call: none: nothing waits"]
 
 
 async def test_how_long_every_call_has_failed(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -349,6 +358,8 @@ async def test_asked_for_and_stopped_before_it_began(site: Site, autojump_clock:
         dialling = site.caller.dial_nowait()
     assert (dialling.entry, dialling.refused) == (None, "the service that dials is stopping")
     assert dialling.done.is_set()
+    with pytest.raises(CallRefused, match="the service that dials is stopping"):
+        site.caller.dial_nowait()  # nobody would ever make that call
     assert site.calls == []
 
 
