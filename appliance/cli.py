@@ -149,7 +149,9 @@ def _config(arguments: argparse.Namespace) -> int:
     from appliance.config.command import main as config
 
     with _output():
-        return config(arguments, _config_file(arguments), lambda verb, given: _ask(arguments, verb, given, quiet=True))
+        return config(
+            arguments, _config_file(arguments), lambda verb, given: _ask(arguments, verb, given, quiet=True), _password
+        )
 
 
 def _user(arguments: argparse.Namespace) -> int:

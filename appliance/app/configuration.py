@@ -71,6 +71,7 @@ class Configuration:
             "config-show": self._show,
             "config-set": self._set,
             "config-add": self._add,
+            "config-secret": self._secret,
             "config-delete": self._delete,
             "config-load": self._load,
             "config-compare": self._compare,
@@ -120,6 +121,13 @@ class Configuration:
         if not (isinstance(values, dict) and all(isinstance(value, str) for value in values.values())):
             raise ControlError("the values of a new element are texts by their keys", 2)
         return await self._do(self._store.add, path, name, values, _editor(arguments), self._now())
+
+    async def _secret(self, arguments: Mapping[str, Any], progress: Progress) -> str:
+        """-> "", or why the new value is not in force."""
+        name, value = str(arguments.get("name")), arguments.get("value")
+        await self._do(self._store.set_secret, name, None if value is None else str(value))
+        events.emit(events.SECRET_CHANGED, secret=name, who=_editor(arguments))
+        return await self._house.reload()
 
     async def _delete(self, arguments: Mapping[str, Any], progress: Progress) -> Any:
         return await self._do(self._store.delete, str(arguments.get("path")), _editor(arguments), self._now())

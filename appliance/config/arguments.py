@@ -29,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     add.add_argument("path", metavar="PATH", help="e.g. user or relay.account")
     add.add_argument("name", metavar="NAME")
     add.add_argument("values", nargs="*", metavar="KEY=VALUE", help="e.g. quota=1GiB or 'callers=[\"pc*\"]'")
+    text = "keep a secret's value, from a prompt, a line of standard input or POSTHOUSE_PASSWORD; in force at once"
+    secret = verb("secret", text)
+    secret.add_argument("--delete", action="store_true", help="forget it, where the configuration does not name it")
+    secret.add_argument("name", metavar="NAME", help="as ppp_secret, secret and pin have it, e.g. isp")
     delete = verb("delete", "remove one place of the candidate: a key, an element, a table")
     delete.add_argument("path", metavar="PATH")
     verb("load", "make the text on standard input the candidate")

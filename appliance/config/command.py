@@ -38,11 +38,15 @@ __all__ = ["main", "this_editor", "user"]
 OK, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
 
 
-def main(arguments: argparse.Namespace, file: Path, ask: Ask) -> int:
+def main(arguments: argparse.Namespace, file: Path, ask: Ask, password: Callable[[], str]) -> int:
     """-> the exit code. `ask(verb, arguments)` of the running Posthouse: its result and code; NOT_RUNNING, without a
-    word, where none runs."""
+    word, where none runs. `password()` asks the person for a secret; raises ValueError in words for him."""
     try:
         given = _given(arguments)
+        if arguments.action == "secret" and not arguments.delete:
+            given["value"] = password()
+    except ValueError as error:
+        return _say(str(error), FAILED)
     except Unfit as unfit:
         return _say(f"{unfit.what}; expected {unfit.expected or duration(1).expected}", USAGE)
     result, code = _do(arguments.action, given, file, ask)
@@ -50,11 +54,13 @@ def main(arguments: argparse.Namespace, file: Path, ask: Ask) -> int:
         _print(arguments, result, file)
         if arguments.action == "commit" and result["refused"]:
             return _say(f"revision {result['revision']} is stored but not in force: {result['refused']}", FAILED)
+        if arguments.action == "secret" and result:
+            return _say(f"it is kept but not in force: {result}", FAILED)
     return code
 
 
 def user(arguments: argparse.Namespace, file: Path, ask: Ask, password: Callable[[], str]) -> int:
-    """`posthouse user …`, as `main`. `password()` asks the person for one; raises ValueError in words for him."""
+    """`posthouse user …`, as `main`."""
     name, place = arguments.name, f"user[{arguments.name}]"
     try:
         match arguments.action:
@@ -147,6 +153,9 @@ def _act(store: Store, action: str, given: dict[str, Any]) -> Any:
             return store.set(given["path"], given["value"], editor, now)
         case "add":
             return store.add(given["path"], given["name"], given["values"], editor, now)
+        case "secret":
+            store.set_secret(given["name"], given.get("value"))
+            return ""
         case "delete":
             return store.delete(given["path"], editor, now)
         case "load":

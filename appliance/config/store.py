@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from appliance.config import copies, edit
 from appliance.config.faults import show
 from appliance.config.keypath import entry_at, read_value, resolve
-from appliance.config.load import load
+from appliance.config.load import faults_of, load
 from appliance.config.schema import Table, Tables
-from appliance.config.secrets import SECRETS_FILE
+from appliance.config.secrets import SECRETS_FILE, Secrets
 from appliance.config.unbuilt import unbuilt
 from appliance.events import clean
 from appliance.storage import journal
@@ -224,6 +224,26 @@ class Store:
         copies.write(self._disk, self.file, text.encode())
         self._drop_candidate()
         return Committed(number, config)
+
+    def set_secret(self, name: str, value: str | None) -> None:
+        """Gives a secret this value, or takes it away (None), unless that would make a fault of the stored
+        configuration: what starts next must be able to run by it."""
+        known = Secrets(self.file.with_name(SECRETS_FILE), None)
+        if not known.whole:
+            raise StoreError("; ".join(known.errors))
+        before = dict(known.all())
+        after = {**before, name: value} if value is not None else {n: v for n, v in before.items() if n != name}
+        if after == before:
+            raise StoreError(f"no secret {name} is kept" if value is None else f"the secret {name} has that value")
+        stored = self._stored()
+        faults = [f for f in faults_of(stored, self.file, after) if f not in faults_of(stored, self.file, before)]
+        if faults:
+            raise StoreError("; ".join(f"{show(f.path)}: {f.what}; expected {f.expected}" for f in faults))
+        if value is None:
+            file = self.file.with_name(SECRETS_FILE)
+            self._disk.replace_file(file, edit.deleted(file.read_text("utf-8-sig"), (name,)).encode())
+        else:
+            self.keep_secrets({name: value})
 
     def keep_secrets(self, secrets: Mapping[str, str]) -> None:
         """Puts these into `secrets.toml`, beside those that have other names."""

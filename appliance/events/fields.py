@@ -71,6 +71,7 @@ FIELDS: Final[dict[str, str]] = {
     "routes": "routes, in words",
     "rule": "a rule, in words",
     "seconds": "seconds",
+    "secret": "the name of a secret, never its value",
     "sender": "the envelope's sender; absent for <>",
     "sent": "a count of messages sent",
     "serial_port": "a path: the line's `port`",

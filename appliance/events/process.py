@@ -87,6 +87,13 @@ CONFIG_CONFIRMED = Event(
     "configuration: the last commit was confirmed by {who}",
     follows="It stays.",
 )
+SECRET_CHANGED = Event(
+    "secret-changed",
+    "11e3438cc2da462dbd402e74a0bebc95",
+    INFO,
+    "the secret {secret} was given another value, or none, by {who}",
+    follows="What uses it does so with the new value.",
+)
 CONFIG_REVERTED = Event(
     "config-reverted",
     "b971dbc31a824d81ae4115a5a58558db",

@@ -86,6 +86,37 @@ def test_users_are_added_renewed_and_removed(tmp_path: Path) -> None:
         assert product.status()["users"] == 1
 
 
+def test_a_secret_is_kept_and_in_force_at_once(tmp_path: Path) -> None:
+    with house(tmp_path) as (product, _):
+
+        def secret(*arguments: str, value: str = "", code: int = 0) -> str:
+            argv = [sys.executable, "-m", "appliance", "config", "secret", *arguments, "--config", str(product.file)]
+            done = subprocess.run(argv, input=value + "\n", capture_output=True, text=True, timeout=60)
+            assert done.returncode == code, done
+            assert not value or value not in done.stdout + done.stderr + product.journal()
+            return done.stderr
+
+        file = tmp_path / "secrets.toml"
+        file.write_text("# of the provider\nold = 'x'\n")
+        secret("isp", value="geheim-wort-1")
+        assert file.read_text() == "# of the provider\nold = 'x'\nisp = \"geheim-wort-1\"\n"
+        assert file.stat().st_mode & 0o777 == 0o600
+        config(product, "set", "mail.smarthost[0].host", "smtp.isp.example")
+        config(product, "set", "mail.smarthost[0].login", "site")
+        config(product, "set", "mail.smarthost[0].secret", "isp")
+        config(product, "commit")
+        product.journal()
+        secret("isp", value="geheim-wort-2")
+        assert "the secret isp was given another value" in product.journal()
+        assert "mail.smarthost[0].secret: " in secret("isp", "--delete", code=1)
+        assert "mail.smarthost[0].secret: the secret that it names has a wrong form" in secret(
+            "isp", value="a\tb", code=1
+        )
+        assert "no secret nonsense is kept" in secret("nonsense", "--delete", code=1)
+        secret("old", "--delete")
+        assert file.read_text() == '# of the provider\nisp = "geheim-wort-2"\n'
+
+
 def test_what_is_wrong_or_can_not_be_served_stays_out(tmp_path: Path) -> None:
     with house(tmp_path) as (product, port):
         assert 'expected "message_limit"' in config(product, "set", "mail.mesage_limit", "1MiB", code=1)
