@@ -105,6 +105,16 @@ def test_every_event_arrives_with_its_fields_and_nothing_that_moves_a_cursor(jou
     assert [e["MESSAGE"] for e in others] == [CLEANED.replace("\ufffd\ufffdMESSAGE", "\ufffd\nMESSAGE")]
 
 
+def test_without_a_journal_lines_on_standard_error_are_as_clean() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", EMIT_ALL], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+    )
+    lines = said.stderr.splitlines()
+    assert len(lines) == len(TABLE) + 2  # the last one is another library's, and its line break is one
+    assert all(line.isprintable() for line in lines)
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d [DIWE] ", line) for line in lines[:-1])
+
+
 def test_journalctl_x_says_what_happened_what_follows_and_what_to_do(journal: Journald, tmp_path: Path) -> None:
     emit = """
 import logging

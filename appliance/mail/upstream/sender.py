@@ -217,10 +217,11 @@ class _CallRun:
                 self._looked_up.add(envelope.id)
                 doubtful.setdefault(envelope.user, []).append(envelope)
                 continue
-            if not self._outbox.goes_in_paid_time(envelope):
+            if self._outbox.goes_in_paid_time(envelope):
+                if not self._fits(envelope, paid_s):
+                    continue
+            elif not envelope.alert:  # which begins no unit either
                 self._bulk_alone = False
-            elif not self._fits(envelope, paid_s):
-                continue
             candidates = self._outbox.smarthosts_for(envelope)
             host = next((h for h in candidates if h not in self._failed), None)
             if host is None:
