@@ -32,6 +32,12 @@ class Stored:
     def __init__(self) -> None:
         self.values: dict[str, dict[str, Any]] = {}
 
+    def get(self, key: str) -> dict[str, Any]:
+        return self.values.get(key, {})
+
+    def items(self) -> list[tuple[str, dict[str, Any]]]:
+        return list(self.values.items())
+
     async def put(self, key: str, value: dict[str, Any]) -> None:
         self.values[key] = value
 
