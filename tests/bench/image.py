@@ -12,8 +12,8 @@ from pathlib import Path
 
 from appliance.config.passwords import hash_password
 from tests.image.board import MEMORY_MB, Board, flash, machine, unpack
+from tests.image.boards import CONFIG, NIC
 from tests.image.inject import ROOT
-from tests.image.test_image import CONFIG, NIC
 
 READY_S = 400.0
 SETTLE_S = 120.0

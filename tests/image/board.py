@@ -94,19 +94,19 @@ class Board:
         """Until there is a root shell on the console. Where the first start asks its questions, they are left."""
         found = self.wait(rf"{re.escape(PROMPT)}|Administrator's password: ", seconds=seconds)
         if found[0] != PROMPT:
-            self._console.sendall(b"\x03")
+            self.type("\x03")
             self.wait(r"Leave\? .*: ", seconds=seconds)
-            self._type("yes")
+            self.type("yes\n")
             self.wait(re.escape(PROMPT), seconds=seconds)
-        self._type("exec sh")
-        self._type("stty -echo; PS1=; PS2=; export TERM=dumb SYSTEMD_PAGER= SYSTEMD_COLORS=0; cd /")
+        self.type("exec sh\n")
+        self.type("stty -echo; PS1=; PS2=; export TERM=dumb SYSTEMD_PAGER= SYSTEMD_COLORS=0; cd /\n")
         self.sh("true")
 
     def run(self, command: str, *, seconds: float = RUN_S) -> tuple[int, str]:
         """-> its exit code and what it wrote."""
         self._commands += 1
         mark = f"=={self._commands}="
-        self._type(f"echo '{mark}'begin; {{ {command}\n}} 2>&1; echo '{mark}'$?")
+        self.type(f"echo '{mark}'begin; {{ {command}\n}} 2>&1; echo '{mark}'$?\n")
         self.wait(f"{mark}begin\n", seconds=seconds)
         begin = self._read_to
         found = self.wait(rf"{mark}(\d+)\n", seconds=seconds)
@@ -130,7 +130,7 @@ class Board:
 
     def run_no_wait(self, command: str) -> None:
         """One that nobody will see the end of."""
-        self._type(command)
+        self.type(command + "\n")
 
     def wait_end(self, *, seconds: float = BOOT_S) -> None:
         """Until the machine has gone down to start again, which here is its end: another `Machine` starts it."""
@@ -151,5 +151,6 @@ class Board:
     def journal(self) -> str:
         return self.run("journalctl -b --no-pager -o short-monotonic | tail -n 150")[1]
 
-    def _type(self, line: str) -> None:
-        self._console.sendall(line.encode() + b"\n")
+    def type(self, keys: str) -> None:
+        """As a person at the console would."""
+        self._console.sendall(keys.encode())

@@ -5,6 +5,8 @@
     machine    starts one from a snapshot; ended with the test, whatever happens
     telephone  the exchange and the two modems
 
+Boards with the image: `boards`.
+
 Every test here has a time budget (`@pytest.mark.seconds`), and one that fails shows the machines' consoles and logs.
 """
 
@@ -21,6 +23,9 @@ import pytest
 
 from . import provider as provider_machine
 from . import site as site_machine
+from .boards import image as image
+from .boards import start as start
+from .boards import stick as stick
 from .guest import Guest
 from .machines import Snapshots, make_boot
 from .qemu import Boot, Machine, running

@@ -20,7 +20,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -59,7 +59,7 @@ class Boot:
 class Machine:
     """`snapshot`: a disk made by `save` and the name in it, to go on from instead of booting. `modem`: the unix socket
     that ttyS1 is connected to; nothing is, if None. `stick`: a folder that a USB stick shows. `more`: further arguments of
-    QEMU's."""
+    QEMU's. `enter`: goes into the network namespace that QEMU is to run in, whose devices those may name."""
 
     name: str
     folder: Path
@@ -70,6 +70,7 @@ class Machine:
     cpus: int = 1
     stick: Path | None = None
     more: tuple[str, ...] = ()
+    enter: Callable[[], None] | None = None
     process: subprocess.Popen[bytes] | None = None
     agent: socket.socket | None = None
     _monitor: socket.socket | None = None
@@ -99,7 +100,7 @@ class Machine:
                 # The machine ends with us, however we end.
                 self.process = subprocess.Popen(
                     ["setpriv", "--pdeathsig", "KILL", "nice", "-n", "5", QEMU, *self._arguments()],
-                    stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+                    stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=self.enter,
                 )  # fmt: skip
             try:
                 self.agent, self._monitor = self._accept(agent), self._accept(monitor)

@@ -14,7 +14,6 @@ import pytest
 
 from .board import Board
 from .bundles import Tools, tamper
-from .test_image import image, start, stick  # noqa: F401  (fixtures)
 
 pytestmark = [pytest.mark.long, pytest.mark.seconds(3000)]
 
@@ -22,7 +21,7 @@ INSTALL_S = 600.0
 
 
 @pytest.fixture
-def bundle(folder: Path, image: Path) -> Path:  # noqa: F811
+def bundle(folder: Path, image: Path) -> Path:
     """The update that was made with the image."""
     made = Path(os.environ.get("POSTHOUSE_IMAGE", image.parent))
     (found,) = made.glob("*.raucb")
@@ -49,7 +48,7 @@ def wait_trial_over(board: Board) -> None:
     board.until("! grub-editenv /efi/grub/grubenv list | grep -q trial", "the trial is over", seconds=400)
 
 
-def restart(board: Board, start: Callable[..., Board], stick: Path) -> Board:  # noqa: F811
+def restart(board: Board, start: Callable[..., Board], stick: Path) -> Board:
     """`reboot`, until it has gone down; -> the same board, up again."""
     board.run_no_wait("systemctl reboot")
     board.wait_end()
@@ -57,7 +56,7 @@ def restart(board: Board, start: Callable[..., Board], stick: Path) -> Board:  #
 
 
 def test_an_update_is_installed_tried_and_found_good(
-    start: Callable[..., Board], stick: Path, bundle: Path  # noqa: F811
+    start: Callable[..., Board], stick: Path, bundle: Path
 ) -> None:  # fmt: skip
     os.link(bundle, stick / "update.raucb")
     board = start(stick=stick)
@@ -82,7 +81,7 @@ def test_an_update_is_installed_tried_and_found_good(
     assert "harbour" in board.sh("posthouse status")
 
 
-def test_what_is_refused(start: Callable[..., Board], stick: Path, bundle: Path) -> None:  # noqa: F811
+def test_what_is_refused(start: Callable[..., Board], stick: Path, bundle: Path) -> None:
     with Tools.open() as tools:
         small = tools.folder / "small"
         small.write_bytes(os.urandom(65536))
@@ -112,7 +111,7 @@ def test_what_is_refused(start: Callable[..., Board], stick: Path, bundle: Path)
 
 
 def test_an_update_that_never_gets_healthy_falls_back_by_itself(
-    start: Callable[..., Board], stick: Path, bundle: Path  # noqa: F811
+    start: Callable[..., Board], stick: Path, bundle: Path
 ) -> None:  # fmt: skip
     with Tools.open() as tools:
         tools.bundle(stick / "broken.raucb", tools.broken_root(bundle))

@@ -1,0 +1,72 @@
+"""The ways out of trouble that a board has for itself: back to the beginning, and the failsafe start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .board import Board
+from .boards import is_ready, is_well, waits
+
+pytestmark = [pytest.mark.long, pytest.mark.seconds(2400)]
+
+READY_S = 400.0
+DOWN = "\x0e"
+"""Ctrl-N: the boot loader's next entry."""
+
+
+def ready(board: Board) -> None:
+    board.log_in()
+    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=READY_S)
+
+
+def test_factory_reset_by_command_and_by_stick(start: Callable[..., Board], stick: Path) -> None:
+    board = start(stick=stick)
+    ready(board)
+    first = board.sh("cat /etc/machine-id")
+    board.sh("touch /var/lib/posthouse/mail/hanako/new/1.x; sync")
+    assert board.run("posthouse factory-reset")[0] == 2  # it wants its --yes
+    board.run_no_wait("posthouse factory-reset --yes")
+    board.wait_end()
+    board = start()
+    board.log_in()
+    is_well(board)
+    waits(board)
+    assert board.sh("ls -A /etc/posthouse /var/lib/posthouse | grep -v :").split() == []
+    # Another life: nothing tells that it is the same board, but the boot loader's number of it.
+    assert board.sh("cat /etc/machine-id") == first
+    assert len(board.sh("journalctl --list-boots --no-pager -q").splitlines()) == 1
+    board.close()
+
+    # The same ordered by a stick, which has a configuration too: once, though it stays in.
+    (stick / "posthouse-factory-reset").touch()
+    board = start(stick=stick)
+    board.wait_end()
+    board = start(stick=stick)
+    ready(board)
+    is_ready(board)
+
+
+def test_failsafe_gives_a_shell_and_starts_nothing(start: Callable[..., Board], stick: Path) -> None:
+    board = start(stick=stick)
+    ready(board)
+    board.sh("sync")
+    board.close()
+    board = start()
+    board.wait("Posthouse, slot A", seconds=READY_S)
+    board.type(DOWN + DOWN + "\r")
+    board.log_in()
+    assert "posthouse-failsafe.target" in board.sh("cat /proc/cmdline")
+    for unit in ("posthouse", "chrony", "posthouse-dnsmasq", "posthouse-good", "posthouse-ppp.socket"):
+        assert board.run(f"systemctl is-active {unit}")[1].strip() == "inactive", unit
+    assert "UP" not in board.sh("ip -br link show eth0").split()[1]
+    # What is to be mended is at hand.
+    assert "harbour" in board.sh("cat /etc/posthouse/posthouse.toml")
+    assert board.run("posthouse check")[0] == 0
+    board.sh("sync")
+    board.close()
+    board = start()
+    ready(board)
+    is_well(board)
