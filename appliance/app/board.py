@@ -66,7 +66,7 @@ class BoardPart:
             task_status.started()
 
     async def drain(self) -> None:
-        """Nothing to end: the LEDs stay as they are."""
+        """Nothing is under way here."""
 
     # ---- what is shown
     def state(self) -> State:

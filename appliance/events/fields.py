@@ -45,7 +45,7 @@ FIELDS: Final[dict[str, str]] = {
     "interface": "an `[[interface]]`; all: the host's state as a whole",
     "interfaces": "names of `[[interface]]`s",
     "job": "a part of a call's work: the spool, or an account",
-    "led": "power, line, mail or fault, as in `[leds]`",
+    "led": "an LED, as it is called under /sys/class/leds",
     "line": "a `[[line]]`",
     "login": "the name of a login, never its password",
     "mail_id": "a message in the spool, as in `posthouse queue`",

@@ -29,8 +29,10 @@ __all__ = ["LEDS_FOLDER", "Leds", "board_name", "show_once"]
 
 LEDS_FOLDER: Final = Path("/sys/class/leds")
 BOARD_NAME: Final = Path("/sys/class/dmi/id/board_name")
-PERMITTED_S: Final = 3.0
-"""For udev to hand over a trigger's files; tens of milliseconds on an idle board."""
+PERMITTED_S: Final = 15.0
+"""For udev to hand over a trigger's files: tens of milliseconds on an idle board, seconds on one that just starts."""
+END_S: Final = 3.0
+"""For the LEDs to go dark at the end."""
 PERMITTED_LOOK_S: Final = 0.02
 BURST: Final = 8
 BURST_S: Final = 60.0
@@ -79,11 +81,6 @@ class Leds:
         self._failing: set[str] = set()
         self._told: dict[str, tuple[Row | None, deque[float]]] = {}
 
-    @property
-    def present(self) -> bool:
-        """Whether there is any of them."""
-        return any(name and (self._folder / name).is_dir() for name in self._names.values())
-
     async def run(self, look: Callable[[], State], changed: Callable[[], Awaitable[None]]) -> None:
         """Shows `look()` each time that `changed()` returns, until cancelled; then that nobody looks any more."""
         try:
@@ -91,7 +88,7 @@ class Leds:
                 await self.show(look())
                 await changed()
         finally:
-            with trio.move_on_after(PERMITTED_S) as last:
+            with trio.move_on_after(END_S) as last:
                 last.shield = True
                 await self.show(State(ended=True))
 

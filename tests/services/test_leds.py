@@ -76,7 +76,6 @@ def write_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_states_follow_each_other(board: Board, told: Callable[[], list[str]]) -> None:
     leds = Leds(NAMES, folder=board.root)
-    assert leds.present
     await leds.show(State())
     assert {led: board.shows(led) for led in LEDS} == {
         "power": "none 255", "line": "none 0", "mail": "none 0", "fault": "none 0"
@@ -121,7 +120,6 @@ async def test_what_flaps_is_folded(
 
 async def test_absent_leds_are_no_error(tmp_path: Path, told: Callable[[], list[str]]) -> None:
     leds = Leds(NAMES, folder=tmp_path)
-    assert not leds.present
     await leds.show(State())
     assert told() == []
     make_led(tmp_path / NAMES["power"])  # one that comes later, with its driver
