@@ -22,8 +22,8 @@ __all__ = ["Unit", "systemd_runs"]
 
 ASK_S: Final = 15.0
 """For systemd's answer to one question: at the first one polkit is started, which takes a small board seconds."""
-CHANGE_S: Final = 20.0
-"""For a unit to be started or stopped: dnsmasq takes a second."""
+CHANGE_S: Final = 60.0
+"""For a unit to be started or stopped: dnsmasq takes a second, Dovecot on a busy board ten."""
 LOOK_S: Final = 0.1
 """Between two looks while it changes."""
 WATCH_S: Final = 30.0

@@ -19,6 +19,9 @@ from fakes.netns import Namespace
 
 from .board import Board, build, flash, machine, unpack
 
+READY_S = 600.0
+"""From the shell on the console to READY: half a minute on an idle machine."""
+
 CONFIG = """
 [site]
 name = "harbour"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .board import Board
-from .boards import is_ready, is_well, waits
+from .boards import READY_S, is_ready, is_well, waits
 from .inject import ROOT
 
 pytestmark = [pytest.mark.long, pytest.mark.seconds(1800)]
@@ -26,7 +26,7 @@ def test_with_a_configuration_on_a_stick_it_comes_up_by_itself(
 ) -> None:
     board = start(uefi=uefi, stick=stick)
     board.log_in()
-    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=240)
+    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=READY_S)
     is_well(board)
     is_ready(board)
     first = board.sh("cat /etc/machine-id")
@@ -35,7 +35,7 @@ def test_with_a_configuration_on_a_stick_it_comes_up_by_itself(
     board.close()
     board = start(uefi=uefi)
     board.log_in()
-    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=240)
+    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=READY_S)
     is_well(board)
     is_ready(board)
     assert board.sh("cat /etc/machine-id") == first

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from .board import Board
-from .boards import is_ready, is_well, waits
+from .boards import READY_S, is_ready, is_well, waits
 
 pytestmark = [pytest.mark.long, pytest.mark.seconds(2400)]
 
-READY_S = 400.0
+
 DOWN = "\x0e"
 """Ctrl-N: the boot loader's next entry."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from .board import Board
+from .boards import READY_S
 from .bundles import Tools, tamper
 
 pytestmark = [pytest.mark.long, pytest.mark.seconds(3000)]
@@ -61,7 +62,7 @@ def test_an_update_is_installed_tried_and_found_good(
     os.link(bundle, stick / "update.raucb")
     board = start(stick=stick)
     log_in(board)
-    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=240)
+    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=READY_S)
     assert slot(board) == "A"
     said = board.sh("posthouse update /tmp/stick/update.raucb", seconds=INSTALL_S)
     assert "100%" in said and "installed" in said
@@ -70,7 +71,7 @@ def test_an_update_is_installed_tried_and_found_good(
     board = restart(board, start, stick)
     log_in(board)
     assert slot(board) == "B"
-    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=240)
+    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=READY_S)
     wait_trial_over(board)
     now = environment(board)
     assert (now["B_OK"], now["B_TRY"], now["ORDER"].split()[0]) == ("1", "0", "B")
@@ -117,7 +118,7 @@ def test_an_update_that_never_gets_healthy_falls_back_by_itself(
         tools.bundle(stick / "broken.raucb", tools.broken_root(bundle))
     board = start(stick=stick)
     log_in(board)
-    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=240)
+    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=READY_S)
     board.sh("posthouse update /tmp/stick/broken.raucb", seconds=INSTALL_S)
     board = restart(board, start, stick)
     for _ in range(3):
@@ -127,7 +128,7 @@ def test_an_update_that_never_gets_healthy_falls_back_by_itself(
         board = start(stick=stick)
     log_in(board)
     assert slot(board) == "A"
-    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=240)
+    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=READY_S)
     wait_trial_over(board)
     assert environment(board)["B_OK"] == "0"
     assert "slot A is back" in board.sh("journalctl -b -u posthouse-good --no-pager EVENT=update-fallen-back")

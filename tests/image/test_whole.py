@@ -17,7 +17,7 @@ from appliance.config.passwords import hash_password
 from fakes.netns import Namespace, namespace
 
 from .board import Board
-from .boards import is_well
+from .boards import READY_S, is_well
 from .provider import (
     ADDRESS,
     LOGINS,
@@ -191,7 +191,7 @@ def test_mail_both_ways_in_one_call_for_a_pc_on_the_lan(
     provider.guest.daemon("tcpdump", "-l", "-n", "-i", "any", f"src host {SITE_ADDRESS}", log="/var/log/from-site.log")
     board = start(stick=stick, modem=telephone.folder / "site.modem", lan=lan)
     board.log_in()
-    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=240)
+    board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=READY_S)
     board.until("systemctl is-active --quiet posthouse-dovecot", "IMAP is ready", seconds=120)
     # The firewall is in force, and the time's keeper answers Posthouse's user.
     assert "policy drop" in board.sh("nft list table inet posthouse")
