@@ -54,6 +54,7 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
     status.add_argument("--watch", action="store_true", help="go on showing what happens, until Ctrl-C")
     dial = verb("dial", "make a call now and wait for its end", printing)
     dial.add_argument("--force", action="store_true", help="even when the budget is used up")
+    dial.add_argument("--watch", action="store_true", help="show each step as it comes")
     dial.add_argument("--no-wait", action="store_true", help="do not wait for the call's end")
     modem = verb("modem", "give a modem one AT command line while no call is up; what would cost is refused")
     modem.add_argument("--line", default="", metavar="NAME", help="whose; default: the first one's")

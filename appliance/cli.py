@@ -344,18 +344,21 @@ def _status(arguments: argparse.Namespace) -> int:
             _show(arguments, result, "status")
         return code
 
-    def show(what: dict[str, Any]) -> None:
-        _print(json.dumps(what) if arguments.json else _view(arguments, what, "progress"), flush=True)
-
     try:
-        return _ask(arguments, "watch", {}, show)[1]
+        return _ask(arguments, "watch", {}, functools.partial(_show_step, arguments))[1]
     except KeyboardInterrupt:  # the way to end it
         return OK
 
 
+def _show_step(arguments: argparse.Namespace, what: dict[str, Any]) -> None:
+    _print(json.dumps(what) if arguments.json else _view(arguments, what, "progress"), flush=True)
+
+
 def _dial(arguments: argparse.Namespace) -> int:
     given = {"force": arguments.force, "wait": not arguments.no_wait}
-    result, code = _ask(arguments, "dial", given)
+    if arguments.watch:
+        given["watch"] = True
+    result, code = _ask(arguments, "dial", given, functools.partial(_show_step, arguments))
     if code != OK:
         return code
     if arguments.no_wait:

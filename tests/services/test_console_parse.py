@@ -22,7 +22,7 @@ MEANT = [
     ("show queue m1", "queue show -- m1"),
     ("show queue 'm 1'", "queue show -- 'm 1'"),
     ("q h -x", "queue hold -- -x"),
-    ("dial", "dial"),
+    ("dial", "dial --watch"),
     ("term rem pc11", "config delete -- relay.account[pc11]"),
     ('set mail.smtp ["a:1",  "b:2"]', """config set -- mail.smtp '["a:1",  "b:2"]'"""),
     ("set user[0].quota '-5'  ", '''config set -- user[0].quota "'-5'" '''),
@@ -32,7 +32,7 @@ MEANT = [
     ("commit conf 5m", "config commit --confirm=5m"),
     ("config confirm", "config confirm"),
     ("rollb", "config rollback 0"),
-    ("dial f", "dial --force"),
+    ("dial f", "dial --force --watch"),
 ]  # fmt: skip
 
 
