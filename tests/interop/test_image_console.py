@@ -102,3 +102,17 @@ def test_no_way_round_it(console: Console, key: str) -> None:
     child.send(key)
     said, code = end(child)
     assert SHELL not in said and code == 1
+
+
+def test_a_stick_with_a_password_comes_while_the_questions_stand_there(console: Console, tmp_path: Path) -> None:
+    child = console(None)
+    child.expect_exact("Administrator's password: ")
+    (tmp_path / "posthouse.toml").write_text(f'{SITE}[console]\npassword = "{hashed(PASSWORD)}"\n')
+    child.sendline("mine")
+    child.expect_exact("Once more: ")
+    child.sendline("mine")
+    child.expect_exact("meanwhile there is a configuration")
+    child.expect_exact("Administrator's password: ")
+    child.sendeof()
+    said, code = end(child)
+    assert SHELL not in said and code == 1
