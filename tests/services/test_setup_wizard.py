@@ -3,6 +3,7 @@ of going back, of changing one's mind. What the configuration then is, its own r
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from appliance.config.model import Config
 from appliance.config.passwords import verify_password
 from appliance.config.store import StoreError
 from appliance.config.units import Kind
+from appliance.console import setup
 from appliance.console.setup.draft import Answer, Draft
 from appliance.console.setup.machine import Device, network_devices
 from appliance.console.setup.steps import STEPS
@@ -309,6 +311,23 @@ def test_somebody_else_was_first(tmp_path: Path, capsys: pytest.CaptureFixture[s
         wizard.run()
     wizard.first = False  # our own
     assert "a configuration" not in person.done()
+
+
+def test_who_may_not_write_is_told_before_the_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Path] = []
+
+    def access(path: Path, mode: int) -> bool:
+        asked.append(path)
+        return path != tmp_path
+
+    monkeypatch.setattr(os, "access", access)
+    folders = {"state": tmp_path / "var/lib/state", "runtime": None}
+    (tmp_path / "etc").mkdir()
+    assert setup.main(tmp_path / "etc/posthouse.toml", list, list, folders) == 1
+    assert "You may not write" in capsys.readouterr().out
+    assert asked == [tmp_path / "etc", tmp_path]
 
 
 def test_the_places_of_the_questions_are_the_configurations() -> None:

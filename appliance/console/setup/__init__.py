@@ -56,12 +56,17 @@ def main(
     if file.exists():
         talk.say(f"There is a configuration already: {file}. `posthouse config` and `posthouse console` edit it.")
         return FAILED
+    state = given.get("state", Site(name="").state)
+    for folder in (file.parent, state):
+        if not _may_be_written(folder):
+            talk.say(f"You may not write {folder}: be root, or choose other folders (--config, --state, --runtime).")
+            return FAILED
     wizard = Wizard(file, talk, Surroundings(ports, search, network_devices, _terminal()), given)
     talk.say(INTRODUCTION)
     try:
         if not _ask(wizard, talk):
             return LEFT
-        write(wizard.draft, given.get("state", Site(name="").state), first=True)
+        write(wizard.draft, state, first=True)
         wizard.first = False
     except EOFError:
         talk.show("")
@@ -81,6 +86,12 @@ def main(
         if not service.stays:
             service.stop()
             talk.say("Posthouse does not run now: `posthouse run` starts it.")
+
+
+def _may_be_written(folder: Path) -> bool:
+    """Also one that is not there yet. Asked before a person has answered thirty questions."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return os.access(there, os.W_OK | os.X_OK)
 
 
 def _terminal() -> str:
