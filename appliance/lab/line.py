@@ -19,6 +19,7 @@ ends too with `closes_on_drop`. `stall` stops both ways with the carrier up.
 from __future__ import annotations
 
 import math
+import select
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
@@ -38,6 +39,8 @@ PIECE_BYTES: Final = 16 * 1024
 """The largest piece, on a fast line."""
 LATE_S: Final = 0.01
 """A piece that comes this late after the last was waiting for us, not the line for it: it starts where that ended."""
+HELD_UP_S: Final = 0.5
+"""So late is a busy host at times. What was there to be sent before we looked for it has not waited for its sender."""
 UNDER_WAY_PIECES: Final = 256
 """Pieces of one connection that are under way; at 9600 bit/s about 5 s, more than any round trip."""
 WINDOW_BYTES: Final = 8 * 1024
@@ -262,6 +265,7 @@ class Line:
         piece = min(PIECE_BYTES, max(1, int(rate * PIECE_S / 8))) if rate else PIECE_BYTES
         async with send:
             while True:
+                late_s = HELD_UP_S if _has_data(source.socket) else LATE_S
                 await trio.lowlevel.wait_readable(source.socket)
                 await self._moving.wait()
                 async with call.turn[way]:
@@ -271,7 +275,7 @@ class Line:
                         data = b""
                     if rate:
                         now, free = trio.current_time(), call.free_at[way]
-                        call.free_at[way] = (free if now - free < LATE_S else now) + len(data) * 8 / rate
+                        call.free_at[way] = (free if now - free < late_s else now) + len(data) * 8 / rate
                         await trio.sleep_until(call.free_at[way])
                 await send.send((trio.current_time() + self.round_trip_s / 2, data))
                 if not data:
@@ -330,6 +334,12 @@ class Line:
         for stream in self._silent:
             stream.socket.close()
         self._silent.clear()
+
+
+def _has_data(sock: trio.socket.SocketType) -> bool:
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _listen(gate: Gate) -> trio.socket.SocketType:

@@ -13,7 +13,10 @@ from tests.bench import call, image, line, mail, network, relay
 BENCHES = {
     "call": (call.bench, "what a call costs beyond its line, with bearer none and by PPP between virtual machines"),
     "image": (image.bench, "the image in QEMU: size, start, memory and writes when idle (a quarter of an hour)"),
-    "line": (line.bench, "mail over a slow line, against its limit and against fetchmail"),
+    "line": (
+        line.bench,
+        "mail over a slow line, against its limit and against Postfix, msmtp, fetchmail, mpop and mbsync",
+    ),
     "mail": (mail.bench, "taking mail in, against Postfix's smtpd"),
     "relay": (
         relay.bench,
@@ -27,10 +30,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Speed and memory, side by side in one run.")
     parser.add_argument("what", choices=BENCHES, help="; ".join(f"{k}: {h}" for k, (_, h) in BENCHES.items()))
     parser.add_argument("--rounds", type=int, default=3, help="how often each pair is measured (default 3)")
-    parser.add_argument("--part", choices=relay.PARTS, help="of relay: this alone")
+    parser.add_argument("--part", choices=(*relay.PARTS, *line.PARTS), help="of relay or line: this alone")
     arguments = parser.parse_args()
-    if arguments.what == "relay":
-        relay.bench(arguments.rounds, arguments.part)
+    if arguments.what in ("relay", "line"):
+        {"relay": relay.bench, "line": line.bench}[arguments.what](arguments.rounds, arguments.part)
     else:
         BENCHES[arguments.what][0](arguments.rounds)
 

@@ -113,7 +113,8 @@ def private_folder(name: str) -> Iterator[Path]:
 class Dovecot:
     """POP3 and IMAP for `logins` (name -> password), Maildirs under `root/mail/<login>`. Root or an ordinary user."""
 
-    def __init__(self, root: Path, logins: dict[str, str], certificates: Certificates) -> None:
+    def __init__(self, root: Path, logins: dict[str, str], certificates: Certificates, *, uidl: str = "%g") -> None:
+        """`uidl`: what POP3's unique-ids are made of; a file's name, so that they outlive `clear`."""
         self.root, self.logins = root, logins
         self.pop3, self.pop3s, self.imap, self.imaps = (free_port() for _ in range(4))
         self.auth_socket = root / "auth"
@@ -149,7 +150,7 @@ auth_failure_delay = 0
 mail_location = maildir:~/Maildir
 mail_max_userip_connections = 100
 first_valid_uid = 1
-pop3_uidl_format = %g
+pop3_uidl_format = {uidl}
 passdb {{
   driver = passwd-file
   args = {root}/passwd
@@ -382,9 +383,9 @@ capture unix - n n - 4 pipe flags= user=nobody null_sender= argv={script} ${{que
 
     def settle(self) -> None:
         """Waits until everything that Postfix took is delivered."""
-        wait_until(lambda: not self._queued(), "Postfix's queue is empty")
+        wait_until(lambda: not self.queued(), "Postfix's queue is empty")
 
-    def _queued(self) -> list[Path]:
+    def queued(self) -> list[Path]:
         queue = self.root / "queue"
         return [
             p for sub in ("maildrop", "incoming", "active", "deferred") for p in (queue / sub).rglob("*") if p.is_file()

@@ -11,7 +11,8 @@ that has not failed in this call; a worker per smarthost takes from there. New m
 | connecting, TLS, greeting or login fails | the smarthost failed for this call: its messages go to their next |
 | the connection ends, some were answered  | a new one for what had not begun (servers count per connection)   |
 | it ends before any was answered          | the smarthost is left alone, its messages stay for the next call  |
-| it ends within a message's body          | that message stays for the next call: it may be the reason        |
+| it ends within a message's body          | that message stays for the next call: it may be the reason; not   |
+|                                          | where it is how the server does CHUNKING                          |
 | a message got its verdicts               | `Outbox.settle`, beside the sending of the next                   |
 | some recipients were too many at once    | the message again at once, for them                               |
 | it offers CHUNKING and does it wrongly   | a new one, and DATA from then on                                  |
@@ -332,7 +333,8 @@ class _CallRun:
         if session.disk_failed:
             self._on_disk_failed(session.disk_failed)
         for attempt in reversed(session.unfinished):
-            if (attempt.body_begun and not session.untouched) or attempt.unreadable:
+            innocent = session.untouched or session.mishandled or not attempt.body_begun
+            if attempt.unreadable or not innocent:
                 self._leave(attempt.envelope, session.failure or "a message could not be read", host)
             else:
                 queue.waiting.appendleft(attempt.envelope)
