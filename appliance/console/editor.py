@@ -95,6 +95,11 @@ class Editor:
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()
 
+        @keys.add("c-z")
+        @keys.add("c-\\")
+        def _(event: KeyPressEvent) -> None:
+            """No text: there is no shell to go to, and nothing to be killed."""
+
         @keys.add("?")
         def _(event: KeyPressEvent) -> None:
             before = event.current_buffer.document.text_before_cursor

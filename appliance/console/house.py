@@ -4,7 +4,7 @@ goes by the command line."""
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from appliance.config.faults import ConfigErrors
 from appliance.config.store import Editor, Store, StoreError
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from appliance.config.whereabouts import Whereabouts
 
 __all__ = ["Editing", "House"]
+
+
+OFFERED: Final = 50
+"""Messages, terminals or users that completion lists: who looks for one among more types its beginning."""
 
 
 class Editing(NamedTuple):
@@ -107,8 +111,12 @@ class House:
         found = self.candidate().get("user")
         users = found if isinstance(found, list) else []
         names = [str(user.get("name", "")) for user in users if isinstance(user, dict)]
-        return [Choice(name, "", name) for name in names if name.startswith(begun)]
+        return _offered(names, begun)
 
     def _named(self, verb: str, key: str, begun: str) -> list[Choice]:
-        names = [str(row[key]) for row in self.ask(verb) or ()]
-        return [Choice(name, "", name) for name in names if name.startswith(begun)]
+        return _offered([str(row[key]) for row in self.ask(verb) or ()], begun)
+
+
+def _offered(names: list[str], begun: str) -> list[Choice]:
+    found = [Choice(name, "", name) for name in names if name.startswith(begun)]
+    return found[:OFFERED]

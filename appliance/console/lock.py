@@ -58,10 +58,18 @@ class Lock:
         self._file = file
         self._terminal = terminal
         self._access = Access()
+        self._stamp: tuple[int, int, int] | None = None
+        """Of the file that it was read from: asked each second, it is read when it is another one."""
 
     def until(self) -> float:
         """When this console locks itself if nobody types, by the monotonic clock; inf where there is no password."""
-        self._access = Access.read(self._file) or self._access
+        try:
+            found = self._file.stat()
+        except OSError:
+            found = None
+        stamp = found and (found.st_ino, found.st_mtime_ns, found.st_size)
+        if stamp is None or stamp != self._stamp:
+            self._access, self._stamp = Access.read(self._file) or self._access, stamp
         return self._terminal.touched + self._access.idle_s if self._access.password else float("inf")
 
     @property

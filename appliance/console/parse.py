@@ -145,6 +145,8 @@ def _follow(line: str, tokens: Sequence[_Token], rows: tuple[Row, ...]) -> _Foll
                 # Brackets and quotes of the configuration's own stay as they are.
                 given[name] = line[token.start :].rstrip() if name == "VALUE" else whole
                 return _Followed(node, given, name)
+            if (form := ARGUMENTS[name].form) and not re.fullmatch(form, token.text):
+                raise LineError(f"is no {name}: {ARGUMENTS[name].help}", token.start)
             given[name] = token.text
     return _Followed(node, given)
 
@@ -192,7 +194,7 @@ def choices(line: str, candidates: Candidates, rows: tuple[Row, ...] = ROWS) -> 
     if followed.rest:
         return []
     out = [
-        Choice(word, _help(below, word, rows), word)
+        Choice(word, _help(below, word), word)
         for word, below in followed.node.words.items()
         if word.startswith(last.text)
     ]
@@ -219,7 +221,7 @@ def completions(line: str, candidates: Candidates, rows: tuple[Row, ...] = ROWS)
     return len(m[0]) if m else 0, found
 
 
-def _help(node: _Node, word: str, rows: tuple[Row, ...]) -> str:
+def _help(node: _Node, word: str) -> str:
     """Of a word: its row's help where it is whole and alone, else the words behind it."""
     if node.row is not None:
         return node.row.help

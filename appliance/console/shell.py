@@ -49,8 +49,11 @@ def main(file: Path, run: Callable[[Sequence[str]], int]) -> int:
     interrupts, terminal = Interrupts(), Terminal()
     try:
         Shell(file, run, terminal, interrupts).sit()
-    except (EOFError, _Left):
-        terminal.say("")
+    except _Left:
+        pass
+    except EOFError:
+        with contextlib.suppress(EOFError):
+            terminal.say("")
     return 0
 
 

@@ -84,9 +84,11 @@ class Terminal:
         """Behind the line that was read last."""
 
     def _put(self, text: str) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             self._out.write(text)
             self._out.flush()
+        except OSError:  # nobody is there any more
+            raise EOFError from None
 
     def say(self, text: str) -> None:
         """A line."""
@@ -105,7 +107,10 @@ class Terminal:
             ready, _, _ = select.select([0], [], [], max(0.0, min(until - time.monotonic(), 1e6)))
             if not ready:
                 raise TimedOut
-            data = os.read(0, 4096)
+            try:
+                data = os.read(0, 4096)
+            except OSError:  # the line is gone
+                data = b""
             self.touched = time.monotonic()
             self._typed += data
             if not data:
@@ -132,6 +137,7 @@ class Terminal:
     def page(self, text: str, until: Callable[[], float]) -> None:
         """Shows it, a screen at a time, where a person looks at it. `until()`: how long to wait for the key. Raises
         TimedOut, KeyboardInterrupt."""
+        text = safe(text, ascii_only=self.ascii_only)
         lines = text.removesuffix("\n").split("\n") if text else []
         while lines:
             height, width = self.size()

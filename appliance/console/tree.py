@@ -26,22 +26,23 @@ class Row(NamedTuple):
 
 class Argument(NamedTuple):
     """`of`: where its completions come from (`parse.Candidates`). `default`: taken where it is left out. `rest`: all to
-    the end of the line."""
+    the end of the line. `form`: a regular expression of the whole, where not every text will do."""
 
     help: str
     of: str = ""
     default: str = ""
     rest: bool = False
+    form: str = ""
 
 
 ARGUMENTS: Final = {
     "PATH": Argument("a place of the configuration, such as mail, user[0] or user[hanako].quota", of="path"),
     "VALUE": Argument('as in the file; words need no quotes: 2h, true, ["07:30", "18:00"]', of="value", rest=True),
     "AT": Argument("such as ATI or AT+CSQ; what would call or send is refused", rest=True),
-    "LINES": Argument("how many entries", default="100"),
+    "LINES": Argument("how many entries", default="100", form=r"\d{1,6}"),
     "FOLDER": Argument("a folder, or a file NAME.tar"),
-    "N": Argument("so many commits ago; 0 is what is stored", default="0"),
-    "TIME": Argument("a duration, such as 10m", default="10m"),
+    "N": Argument("so many commits ago; 0 is what is stored", default="0", form=r"\d{1,4}"),
+    "TIME": Argument("a duration, such as 90s, 10m or 2h", default="10m", form=r"\d{1,9}[smhd]"),
     "TEXT": Argument("why, for those who look at the revisions", rest=True),
     "FILE": Argument("a file's name"),
     "ID": Argument("of a message, as `show queue` lists them", of="message"),
@@ -49,7 +50,7 @@ ARGUMENTS: Final = {
     "SECRET": Argument("a secret's name, as ppp_secret, secret and pin have it"),
     "ADDRESS": Argument("a mail address, the first of the user's"),
     "NAME": Argument("of a terminal", of="terminal"),
-    "VERB": Argument("a word that can be typed here", of="verb", rest=True),
+    "VERB": Argument("a word that can be typed here", rest=True),
 }  # fmt: skip
 
 ROWS: Final = (

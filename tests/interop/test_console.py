@@ -85,8 +85,9 @@ def test_a_full_terminal_completes_and_explains(file: Path) -> None:
         assert "no call was made yet" in person.prompt()
 
 
-def test_ctrl_c_ends_what_was_asked_for_and_not_the_console(file: Path) -> None:
-    with console(file) as person:
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_ctrl_c_ends_what_was_asked_for_and_not_the_console(file: Path, term: str) -> None:
+    with console(file, term=term) as person:
         person.prompt()
         person.child.send("watch\r")
         person.wait("idle ")

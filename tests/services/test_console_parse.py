@@ -49,6 +49,8 @@ WRONG = [
     ("queue hold", 11, "not complete; expected ID"),
     ("", 1, "not complete"),
     ('"', 0, "unknown word"),
+    ("compare -1", 8, "is no N: so many commits ago"),
+    ("commit confirm soon", 15, "is no TIME: a duration"),
 ]  # fmt: skip
 
 
@@ -97,7 +99,7 @@ def test_completion_takes_the_place_of_the_last_word() -> None:
 def test_each_row_is_a_line_that_the_command_line_takes(row) -> None:  # type: ignore[no-untyped-def]
     line = row.pattern.replace("[", "").replace("]", "")
     for name in ARGUMENTS:
-        line = " ".join("7" if word == name else word for word in line.split(" "))
+        line = " ".join(("7m" if name == "TIME" else "7") if word == name else word for word in line.split(" "))
     parsed = parse(line)
     assert parsed.row is row
     assert row.help and len(row.help) < 78
