@@ -183,6 +183,12 @@ class Cycle:
         assert self._scope is not None, "a cycle runs once"
         name = self._ways[0].config.name if self._ways else self.name
         self.entry = entry = await self._ledger.begin(self.reason, name, self._clock.now(), due=self._due)
+        with events.around(call_id=entry.id):
+            await self._run(entry, name)
+        return entry
+
+    async def _run(self, entry: Entry, name: str) -> None:
+        assert self._scope is not None
         events.emit(events.CALL_STARTED, call_id=entry.id, line=name, reason=self.reason.value)
         self._tell(f"call {entry.id}: {self.reason.value}")
         dialling = self._scope
@@ -214,7 +220,6 @@ class Cycle:
                     charge=self._meter.so_far(ended),
                 )
                 self._report(entry, self._outcome)
-        return entry
 
     # ---- dialling
     async def _reach(self, entry: Entry) -> Outcome:

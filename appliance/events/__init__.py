@@ -8,6 +8,7 @@ themselves stand in the modules here, by what they tell of, and are all names of
 from appliance.events.board import *  # noqa: F403
 from appliance.events.call import *  # noqa: F403
 from appliance.events.event import Event as Event
+from appliance.events.event import around as around
 from appliance.events.event import emit as emit
 from appliance.events.event import table as table
 from appliance.events.event import trace as trace

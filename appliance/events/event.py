@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import logging
 import string
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from appliance.events.text import clean
 
-__all__ = ["DEBUG", "ERROR", "INFO", "WARNING", "Event", "emit", "table", "trace"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["DEBUG", "ERROR", "INFO", "WARNING", "Event", "around", "emit", "table", "trace"]
 
 DEBUG: Final = logging.DEBUG
 INFO: Final = logging.INFO
@@ -18,6 +24,7 @@ ERROR: Final = logging.ERROR
 
 _log = logging.getLogger("posthouse")
 _table: dict[str, Event] = {}
+_around: ContextVar[Mapping[str, str]] = ContextVar("posthouse_around", default=MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +72,19 @@ def emit(event: Event, /, **fields: object) -> None:
     if not _log.isEnabledFor(event.level):
         return
     cleaned = {k: "none" if v is None else clean(v) for k, v in fields.items()}
-    extra = {
-        "posthouse_event": event,
-        "posthouse_fields": {k: v for k, v in cleaned.items() if fields[k] not in (None, "")},
-    }
+    given = {**_around.get(), **{k: v for k, v in cleaned.items() if v and fields[k] is not None}}
+    extra = {"posthouse_event": event, "posthouse_fields": given}
     _log.log(event.level, "%s", event.text.format_map(cleaned).rstrip(), extra=extra, stacklevel=2)
+
+
+@contextmanager
+def around(**fields: object) -> Iterator[None]:
+    """What is emitted within this, also by tasks and threads that are begun in it, has these fields too."""
+    before = _around.set({**_around.get(), **{k: clean(v) for k, v in fields.items()}})
+    try:
+        yield
+    finally:
+        _around.reset(before)
 
 
 def trace(error: BaseException) -> None:
