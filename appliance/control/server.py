@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["ControlError", "Progress", "serve_control"]
 
 SOCKET_MODE: Final = 0o660
+SOCKET_PATH_LIMIT: Final = 107
+"""Bytes, of a unix socket's path (unix(7): sun_path has room for 108 with its end)."""
 SOCKET_GROUP: Final = "posthouse"
 REQUEST_S: Final = 10.0
 SEND_S: Final = 30.0
@@ -65,6 +67,8 @@ async def serve_control(
         path.unlink(missing_ok=True)
         old_mask = os.umask(0o777 & ~SOCKET_MODE)
         try:
+            if len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
+                raise OSError(f"{path}: longer than the {SOCKET_PATH_LIMIT} bytes that a socket's path may have")
             await sock.bind(str(path))
         finally:
             os.umask(old_mask)

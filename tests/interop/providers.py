@@ -31,7 +31,8 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 HOST = "127.0.0.1"
 DOMAIN = "isp.example"
 PATIENCE_S = 30.0
-RESERVED: set[int] = set()
+RESERVED: dict[int, socket.socket] = {}
+"""Port -> what keeps other test processes from it, until this one ends: a socket of an abstract name (unix(7))."""
 
 
 def free_port() -> int:
@@ -39,12 +40,17 @@ def free_port() -> int:
     for port in range(20000 + os.getpid() % 5000, 32000):
         if port in RESERVED:
             continue
-        with socket.socket() as s:
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
+        mine = socket.socket(socket.AF_UNIX)
+        try:
+            mine.bind(f"\0posthouse-test-port-{port}")
+            with socket.socket() as s:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 s.bind((HOST, port))
-                RESERVED.add(port)
-                return port
+        except OSError:
+            mine.close()
+            continue
+        RESERVED[port] = mine
+        return port
     raise OSError("no free port")
 
 

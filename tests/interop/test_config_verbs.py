@@ -143,7 +143,7 @@ def test_an_unconfirmed_commit_goes_back_by_itself(tmp_path: Path) -> None:
         assert product.file.read_text() == text
         config(product, "rollback", "1")
         assert " is editing since " in config(product, "status")
-        config(product, "commit", "--confirm", "2s")
+        config(product, "commit", "--confirm", "1m")
         assert "the last commit goes back by itself in " in config(product, "status")
         config(product, "confirm")
         assert config(product, "status") == "nobody is editing\n"

@@ -277,6 +277,13 @@ async def test_a_dead_ones_socket_is_replaced(tmp_path: Path) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_a_folder_whose_name_is_too_long_for_a_socket(tmp_path: Path) -> None:
+    deep = tmp_path / ("n" * 100)
+    deep.mkdir()
+    with pytest.raises(OSError, match=r"nnn/.*longer than the 107 bytes"):
+        await serve_control(deep, {})
+
+
 async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         await serve_control(tmp_path / "none", {})

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,24 @@ from appliance.lab.clients import SUBMITTERS, found
 from appliance.lab.laboratory import Laboratory, open_laboratory
 from appliance.lab.line import Way
 from appliance.lab.provider import Fault, Refuse
+from interop.providers import private_folder
 
 COMMAND = (sys.executable, "-m", "appliance", "demo")
 
 
-def folders(tmp_path: Path) -> list[str]:
-    return sorted(p.name for p in tmp_path.iterdir())
+def folders(where: Path) -> list[str]:
+    return sorted(p.name for p in where.iterdir())
 
 
-def test_the_demo_shows_what_it_claims(tmp_path: Path) -> None:
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with private_folder("demo") as folder:
+        yield folder
+
+
+def test_the_demo_shows_what_it_claims(place: Path) -> None:
     done = subprocess.run(
-        [*COMMAND, "--json"], capture_output=True, text=True, timeout=90, env={**os.environ, "TMPDIR": str(tmp_path)}
+        [*COMMAND, "--json"], capture_output=True, text=True, timeout=90, env={**os.environ, "TMPDIR": str(place)}
     )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
@@ -40,16 +47,16 @@ def test_the_demo_shows_what_it_claims(tmp_path: Path) -> None:
     assert summary["seconds"] < 60
     assert "10 JPY were paid; a call for each message would have cost 220 JPY" in done.stderr
     assert "\033" not in done.stderr  # no colours into a pipe
-    assert folders(tmp_path) == []  # nothing is left behind
+    assert folders(place) == []  # nothing is left behind
 
 
-def test_the_demo_ends_clean_when_it_is_interrupted(tmp_path: Path) -> None:
+def test_the_demo_ends_clean_when_it_is_interrupted(place: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "--json"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(place)},
     )
     with process:
         assert process.stderr is not None
@@ -60,8 +67,8 @@ def test_the_demo_ends_clean_when_it_is_interrupted(tmp_path: Path) -> None:
         rest = process.stderr.read()
         assert process.wait(30) == 130
     assert "Traceback" not in rest
-    assert folders(tmp_path) == []
-    assert str(tmp_path) not in subprocess.run(["ps", "ax"], capture_output=True, text=True).stdout  # no child is left
+    assert folders(place) == []
+    assert str(place) not in subprocess.run(["ps", "ax"], capture_output=True, text=True).stdout  # no child is left
 
 
 # ---- each claim can fail
