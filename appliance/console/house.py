@@ -3,6 +3,7 @@ goes by the command line."""
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Editing", "House"]
 
-
 OFFERED: Final = 50
 """Messages, terminals or users that completion lists: who looks for one among more types its beginning."""
 
 
 class Editing(NamedTuple):
     """How it stands with the candidate. `editor`: who began it, None where nothing is being edited; `back_at`: when the
-    last commit goes back by itself, by the monotonic clock, None where none waits for its confirmation."""
+    last commit goes back by itself, by the monotonic clock (inf: at the next start), None where none waits for its
+    confirmation."""
 
     editor: Editor | None = None
     back_at: float | None = None
@@ -45,7 +46,8 @@ class House:
         self.candidates: Candidates = {
             "message": lambda begun, given: self._named("queue", "id", begun),
             "terminal": lambda begun, given: self._named("terminals", "name", begun),
-            "user": lambda begun, given: self._users(begun),
+            "user": lambda begun, given: self._configured(begun, "user"),
+            "account": lambda begun, given: self._configured(begun, "relay", "account"),
             "path": lambda begun, given: places(begun, self.context, self.candidate()),
             "value": lambda begun, given: values(begun, given["PATH"], self.context, self.candidate()),
         }
@@ -88,7 +90,7 @@ class House:
         if answer is None:
             try:
                 store = self._store()
-                answer = {"editing": store.editing, "confirm_left_s": 0.0 if store.unconfirmed else None}
+                answer = {"editing": store.editing, "confirm_left_s": math.inf if store.unconfirmed else None}
             except (ConfigErrors, OSError):
                 return Editing()
         who, left_s = answer["editing"], answer["confirm_left_s"]
@@ -107,11 +109,13 @@ class House:
     def _store(self) -> Store:
         return Store(self._file, StatePaths(self._whereabouts().state).config, Disk())
 
-    def _users(self, begun: str) -> list[Choice]:
-        found = self.candidate().get("user")
-        users = found if isinstance(found, list) else []
-        names = [str(user.get("name", "")) for user in users if isinstance(user, dict)]
-        return _offered(names, begun)
+    def _configured(self, begun: str, *path: str) -> list[Choice]:
+        """The names of an array's elements in the candidate."""
+        found: Any = self.candidate()
+        for key in path:
+            found = found.get(key) if isinstance(found, dict) else None
+        elements = found if isinstance(found, list) else []
+        return _offered([str(e["name"]) for e in elements if isinstance(e, dict) and "name" in e], begun)
 
     def _named(self, verb: str, key: str, begun: str) -> list[Choice]:
         return _offered([str(row[key]) for row in self.ask(verb) or ()], begun)

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 BACK_S: Final = 2.0
-"""A commit that is not confirmed is back in force so long after its time, or is asked about again."""
+"""So long after its time a commit that is not confirmed has gone back."""
+AGAIN_S: Final = 30.0
+"""Where it has not (a disk that takes nothing), it is looked for again."""
 LINE_LIMIT: Final = 4000
 """Characters of a line that is read: a value of the configuration is shorter."""
 
@@ -81,25 +83,33 @@ class Shell:
     def sit(self) -> None:
         """Raises EOFError or _Left at the end."""
         self._lock.open()
-        self._greet()
+        self._interruptible(self._greet)
         while True:
-            self._look()
             if self._lock.due:
                 self._terminal.say("\nlocked: nobody has typed anything for a while")
                 self._held = ""
-                self._lock.open()
-            try:
-                with self._interrupts.allowed():
-                    self._obey(self._read())
-            except TimedOut:
-                self._terminal.say("")
-            except KeyboardInterrupt:
-                self._interrupts.came = True  # the editor sees the key itself
-            if self._interrupts.came:  # also where a verb took it for its end
-                self._interrupts.came = False
-                self._held = ""
-                self._terminal.forget_typed()
-                self._terminal.say("")
+                self._lock.open()  # which no key interrupts
+            self._interruptible(self._turn)
+
+    def _interruptible(self, act: Callable[[], None]) -> None:
+        """Until it ends, somebody presses Ctrl-C, or nobody has typed anything in time."""
+        try:
+            with self._interrupts.allowed():
+                act()
+        except TimedOut:
+            self._terminal.say("")
+        except KeyboardInterrupt:
+            self._interrupts.came = True  # the editor sees the key itself
+        if self._interrupts.came:  # also where a verb took it for its end
+            self._interrupts.came = False
+            self._held = ""
+            self._terminal.forget_typed()
+            self._terminal.say("")
+
+    def _turn(self) -> None:
+        """One line, and what it asks for."""
+        self._look()
+        self._obey(self._read())
 
     def _greet(self) -> None:
         status = self._house.ask("status")
@@ -122,15 +132,16 @@ class Shell:
     def _prompt(self) -> str:
         editing = self._editing
         context = f" [{self._house.context}]" if self._house.context else ""
-        left = f" ({_left(editing.back_at - time.monotonic())} to confirm)" if editing.back_at is not None else ""
+        left = f" ({_left(editing.back_at - time.monotonic())})" if editing.back_at is not None else ""
         return safe(f"{self._site}{'*' if editing.editor else ''}{context}{left}> ", ascii_only=True)
 
     def _until(self) -> float:
         """When to leave off waiting for a line: to lock, or to see that a commit went back."""
-        back_at = self._editing.back_at
+        back_at, now = self._editing.back_at, time.monotonic()
         if back_at is None:
             return self._lock.until()
-        return min(self._lock.until(), max(back_at + BACK_S, time.monotonic() + BACK_S))
+        look_at = back_at + BACK_S
+        return min(self._lock.until(), look_at if look_at > now else now + AGAIN_S)
 
     # ---- reading
     def _read(self) -> str:
@@ -252,8 +263,16 @@ class Shell:
                 return self._run_verb(["--config", str(self._file), *arguments])
             except SystemExit as end:
                 return end.code if isinstance(end.code, int) else 1
+            except EOFError:  # the terminal is gone
+                raise
+            except Exception as defect:  # a person who has no other way in goes on
+                print(f"posthouse: this is a defect, please report it: {defect!r}", file=out)
+                return 1
 
 
 def _left(seconds: float) -> str:
-    """Of a commit's time, so that the prompt changes seldom."""
-    return f"{round(seconds / 60)} min" if seconds >= 90 else f"{max(0, math.ceil(seconds / 5) * 5)} s"
+    """Of a commit's time, so that the prompt changes seldom; inf: nobody runs who would take it back now."""
+    if seconds == math.inf:
+        return "to confirm"
+    left = f"{round(seconds / 60)} min" if seconds >= 90 else f"{max(0, math.ceil(seconds / 5) * 5)} s"
+    return f"{left} to confirm"

@@ -49,7 +49,8 @@ ARGUMENTS: Final = {
     "USER": Argument("a user's name", of="user"),
     "SECRET": Argument("a secret's name, as ppp_secret, secret and pin have it"),
     "ADDRESS": Argument("a mail address, the first of the user's"),
-    "NAME": Argument("of a terminal", of="terminal"),
+    "NAME": Argument("a terminal's name", of="terminal"),
+    "ACCOUNT": Argument("a terminal's name, as its relay.account has it", of="account"),
     "VERB": Argument("a word that can be typed here", rest=True),
 }  # fmt: skip
 
@@ -92,8 +93,8 @@ ROWS: Final = (
     Row("user passwd USER", "user passwd -- USER", "give a user of the candidate another password"),
     Row("user remove USER", "user remove -- USER", "remove a user from the candidate; the mailbox stays where it is"),
     Row("terminal add NAME", "config add -- relay.account NAME", "let a terminal log in here: add it to the candidate"),
-    Row("terminal enrol NAME", "enrol -- NAME", "forget a terminal's certificate; show what it logs in anew with"),
-    Row("terminal remove NAME", "config delete -- relay.account[NAME]", "remove a terminal from the candidate"),
+    Row("terminal enrol ACCOUNT", "enrol -- ACCOUNT", "forget a terminal's certificate; what it logs in anew with"),
+    Row("terminal remove ACCOUNT", "config delete -- relay.account[ACCOUNT]", "remove a terminal from the candidate"),
     Row("secret set SECRET", "config secret -- SECRET", "keep a secret's value, which is asked for; in force at once"),
     Row("secret delete SECRET", "config secret --delete -- SECRET", "forget a secret that nothing names any more"),
     Row("save FILE", "@save FILE", "write the candidate to a file"),

@@ -145,7 +145,12 @@ def test_without_a_posthouse_the_stored_configuration_is_there_to_be_edited(tmp_
         person.child.send("\r")
         person.wait(r"\*> ")
         person.type("commit")
-    assert "client_limit = 7" in one.file.read_text()
+        assert "client_limit = 7" in one.file.read_text()
+        (tmp_path / "state" / "config" / "unconfirmed").write_text("")  # of a Posthouse that was killed
+        person.child.send("\r")
+        person.wait(r"harbour \(to confirm\)> ")
+        person.type("confirm")
+        assert "no commit waits" in person.type("confirm")
 
 
 @pytest.mark.parametrize("term", [pytest.param("dumb", marks=pytest.mark.long), "xterm"])
