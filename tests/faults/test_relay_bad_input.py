@@ -496,6 +496,9 @@ async def test_names_that_a_peer_may_not_bring_and_accounts_that_do_not_roam(tmp
         )
         await h.until("far1", "online")
         assert (h.presence("other"), h.presence("pc11")) == (None, None)
+        for name, reason in (("other", "forbidden"), ("far1", "not-registered")):  # nor call in their names
+            await peer.send("invite", **{**GOOD["invite"], "from": name, "to": "nobody", "id": os.urandom(16)})
+            assert (await peer.until("reject"))["reason"] == reason
         await peer.close()
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from appliance.config.model import RelayDevice
+from appliance.config.model import RelayDevice, RelayPeer
 from appliance.relay import terminals
+from appliance.relay.enrolment import CheckBusy, Enrolment, Guesses, SlowDown
+from appliance.relay.records import Records
+from appliance.storage.disk import Disk
 from appliance.transport import circuit
+from fakes.committer import InlineCommitter
 from fakes.relay_client import Client, join
 from fakes.relay_house import KEYS, PASSWORD, House, house
 
@@ -129,6 +136,76 @@ async def test_refuse_lets_no_other_certificate_in(tmp_path: Path) -> None:
         await client.log_in(KEYS["other"], 5000)
         frame = await client.log_in(KEYS["other"], 5000, password=one_time)
         assert frame is not None and frame[1]["code"] == "duplicate"
+
+
+async def test_refuse_replaces_a_ghost_and_looks_at_the_others_tables(tmp_path: Path) -> None:
+    peers = (RelayPeer(name="peer1", secret="s", connect="never"),)
+    async with house(tmp_path, duplicate_login="refuse", peers=peers) as h:
+        ghost = await h.login("pc11")
+        await h.login("pc11")  # the same certificate
+        assert await ghost.receive() == ("bye", {"reason": "replaced"})
+        peer = await h.link("peer1")
+        await peer.begin()
+        theirs = ["pc12", 1, 5, 0, 0, [], KEYS["other"].fingerprint]
+        await peer.update("peer1", theirs)
+        await h.until("pc12", "online")
+        client = await h.dial("pc12")
+        await client.log_in(KEYS["pc12"], 1000)
+        frame = await client.log_in(KEYS["pc12"], 1000, password=PASSWORD)
+        assert frame is not None and frame[1]["code"] == "duplicate"
+        await peer.update("peer1", ["pc12", 2, 5, 1, 0, [], KEYS["other"].fingerprint], base=1)
+        await h.until("pc12", "lost")
+        client = await h.dial("pc12")
+        frame = await client.log_in(KEYS["pc12"], 1001)
+        assert frame is not None and frame[0] == "welcome"
+
+
+async def test_wrong_passwords_wait_longer_each_time_up_to_a_minute(mock_clock: MockClock) -> None:
+    guesses = Guesses()
+    waits = []
+    for _ in range(12):
+        guesses.may_try("pc11", "192.0.2.1")
+        guesses.failed("pc11", "192.0.2.1")
+        seconds = 0.0
+        try:
+            guesses.may_try("pc11", "192.0.2.1")
+        except SlowDown as error:
+            seconds = error.seconds
+        guesses.may_try("pc11", "192.0.2.2")
+        guesses.may_try("pc12", "192.0.2.1")
+        waits.append(seconds)
+        mock_clock.jump(seconds)
+    assert waits == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
+
+
+async def test_one_password_is_checked_at_a_time_and_so_many_wait(tmp_path: Path) -> None:
+    checking, most, goes_on = 0, 0, threading.Event()
+
+    def verify(password: str, stored: str) -> bool:
+        nonlocal checking, most
+        checking += 1
+        most = max(most, checking)
+        assert goes_on.wait(60)
+        checking -= 1
+        return False
+
+    committer: Any = InlineCommitter(Disk(), tmp_path)
+    enrolment = Enrolment(Records(Disk(), committer, tmp_path / "enrolled"), verify)
+    refused: list[int] = []
+
+    async def log_in(n: int) -> None:
+        try:
+            assert not await enrolment.enrol("pc11", bytes(32), "x", f"192.0.2.{n}")
+        except CheckBusy:
+            refused.append(n)
+
+    async with trio.open_nursery() as nursery:
+        for n in range(70):
+            nursery.start_soon(log_in, n)
+        while len(refused) < 70 - 64:
+            await trio.sleep(0.005)
+        goes_on.set()
+    assert (most, len(refused)) == (1, 6)
 
 
 async def test_three_wrong_passwords_slow_down_that_pair_alone(tmp_path: Path) -> None:
