@@ -140,3 +140,10 @@ def test_a_long_secret_is_struck_out_anywhere(before: str, secret: str, after: s
     text = struck_out(before + secret + after, [secret])
     if secret.strip() and secret not in before + "(left out)" + after:
         assert secret not in text
+
+
+def test_a_password_that_somebody_wrote_as_it_is(tmp_path: Path) -> None:
+    file = written(tmp_path, TEXT.replace('[console]\npassword = "HASH"', '[console]\npassword = "klartext-geheim"'))
+    text = bundle(file, lambda verb: None, journal)
+    no_secret(text)
+    assert "klartext" not in text and "console.password: " in text
