@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import string
+import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -73,8 +74,15 @@ def emit(event: Event, /, **fields: object) -> None:
         return
     cleaned = {k: "none" if v is None else clean(v) for k, v in fields.items()}
     given = {**_around.get(), **{k: v for k, v in cleaned.items() if v and fields[k] is not None}}
-    extra = {"posthouse_event": event, "posthouse_fields": given}
-    _log.log(event.level, "%s", event.text.format_map(cleaned).rstrip(), extra=extra, stacklevel=2)
+    # What `Logger.log` does, at half its cost: a relay server tells of thousands of circuits.
+    caller = sys._getframe(1)
+    code = caller.f_code
+    text = event.text.format_map(cleaned).rstrip()
+    record = logging.LogRecord(
+        _log.name, event.level, code.co_filename, caller.f_lineno, text, None, None, code.co_name
+    )
+    record.__dict__.update(posthouse_event=event, posthouse_fields=given)
+    _log.handle(record)
 
 
 @contextmanager

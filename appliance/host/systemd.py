@@ -50,6 +50,7 @@ def log_to(level: int, *, journal: bool = False) -> None:
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(_Cleaned("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # none of our lines says them
     root = logging.getLogger()
     root.handlers[:] = [FoldingHandler(handler)]
     root.setLevel(level)

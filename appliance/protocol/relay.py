@@ -80,6 +80,11 @@ class Decoder:
         have = len(self._buffer) - self._at
         return max(0, _LENGTH.size + (self._length() if have >= _LENGTH.size else 0) - have)
 
+    @property
+    def left(self) -> int:
+        """Bytes that no message has been made of."""
+        return len(self._buffer) - self._at
+
     def next(self) -> Message | None:
         """The next message, or None until there are more bytes. Raises FrameError."""
         if len(self._buffer) - self._at < _LENGTH.size:
@@ -109,9 +114,12 @@ def _message(content: bytes) -> Message:
     if not (isinstance(found, list) and len(found) == 2 and isinstance(found[0], str) and isinstance(found[1], dict)):
         raise FrameError("bad-frame", "a frame is no [type, body]")
     kind, body = found
-    if not all(isinstance(key, str) for key in body):
-        raise FrameError("bad-frame", f"a key of {kind[:20]!r} is no text")
-    return kind, {key: value for key, value in body.items() if value is not None}
+    for key in body:
+        if type(key) is not str:
+            raise FrameError("bad-frame", f"a key of {kind[:20]!r} is no text")
+    if None in body.values():
+        body = {key: value for key, value in body.items() if value is not None}
+    return kind, body
 
 
 def _no_extension(code: int, data: bytes) -> object:

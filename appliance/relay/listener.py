@@ -71,6 +71,7 @@ class Listener:
         """Accepts on these, which are listening and non-blocking, and its own from now on."""
         for sock in sockets:
             keep_alive(sock)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # of its connections too, as those before
             door = _Door(self, sock)
             self._doors.append(door)
             self.epoll.add(sock.fileno(), door)
@@ -93,7 +94,6 @@ class Listener:
             sock.close()
             return
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         seconds = AUTHENTICATION_S
         if self.over_line(_bare(sock.getsockname()[0])):
             seconds = LINE_AUTHENTICATION_S
@@ -335,17 +335,10 @@ def _check_hello(kind: str, body: Mapping[str, Any]) -> str:
 
 def _first_frames(data: bytes) -> tuple[int, tuple[str, Any], tuple[str, Any]] | None:
     """The first two frames and their length; None where they are not whole yet. Raises FrameError."""
-    at = 0
-    frames = []
-    for _ in range(2):
-        if len(data) < at + 4:
-            return None
-        end = at + 4 + int.from_bytes(data[at : at + 4], "big")
-        decoder = Decoder(FIRST_LIMIT)
-        decoder.feed(data[at:end])
-        frame = decoder.next()
-        if frame is None:
-            return None
-        frames.append(frame)
-        at = end
-    return at, frames[0], frames[1]
+    decoder = Decoder(FIRST_LIMIT)
+    decoder.feed(data)
+    first = decoder.next()
+    second = decoder.next() if first is not None else None
+    if first is None or second is None:
+        return None
+    return len(data) - decoder.left, first, second
