@@ -53,6 +53,7 @@ CHUNKS: Final = 4
 SMALL_BYTES: Final = 4 * 1024
 REST_LIMIT: Final = 32 * 1024 * 1024
 """Bytes that blocked directions keep, of all circuits: above it a read takes `SMALL_BYTES`."""
+READ_AND_WRITE: Final = select.EPOLLIN | select.EPOLLOUT
 ROUND: Final = 256
 """Events taken at once."""
 NO_BELL: Final = -1
@@ -255,7 +256,9 @@ class Circuits:
     def _work(self, token: trio.lowlevel.TrioToken) -> None:
         legs, poll, bell = self._legs, self._epoll.poll, self._bell
         while not self._stopping:
-            again, self._again = self._again, []
+            again = self._again
+            if again:
+                self._again = []
             for fd, mask in poll(0 if again else None, ROUND):
                 if fd == bell:
                     os.eventfd_read(bell)
@@ -274,6 +277,17 @@ class Circuits:
 
     def _ready(self, leg: Leg, mask: int) -> None:
         """Its descriptor's state has changed."""
+        other = leg.other
+        if mask == READ_AND_WRITE and leg.writable and other.writable and not (leg.splicing or leg.rest or leg.in_pipe):
+            # A small piece in a circuit that stands still, by the shortest way: this is what a round trip consists of.
+            leg.readable = True
+            try:
+                self._copy(leg, other)
+            except OSError as error:
+                self._failed(leg, error)
+                return
+            if not (leg.readable or leg.ended):
+                return
         if mask & BROKEN:
             self._broken(leg)
             return
@@ -283,7 +297,7 @@ class Circuits:
                 leg.ending = True
         if mask & WRITABLE and not leg.writable:
             leg.writable = True
-            self.pump(leg.other)
+            self.pump(other)
         if leg.readable:
             self.pump(leg)
 
@@ -296,7 +310,7 @@ class Circuits:
         try:
             more = self._pump(source)
         except OSError as error:
-            self.end(circuit, error.strerror or str(error))
+            self._failed(source, error)
             return
         if source.pipe is not None and not source.in_pipe:
             self._pipes.give(source.pipe)
@@ -401,6 +415,10 @@ class Circuits:
         _socket_call(target.fd, lambda sock: sock.shutdown(socket.SHUT_WR))
 
     # ---- ending
+    def _failed(self, leg: Leg, error: OSError) -> None:
+        if leg.circuit is not None:
+            self.end(leg.circuit, error.strerror or str(error))
+
     def _broken(self, leg: Leg) -> None:
         number = _socket_call(leg.fd, lambda sock: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) or 0
         if leg.circuit is not None:
