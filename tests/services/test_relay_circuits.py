@@ -279,7 +279,7 @@ async def test_pacing_slows_down_and_can_be_taken_back() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send_and_end, near, bytes(1_000_000), 65536)
             assert len(await read_all(far)) == 1_000_000
-        assert trio.current_time() - began > 0.3
+        assert trio.current_time() - began > 0.1  # 0.5 at that pace, less what the kernel lets go at once
         circuit.pace(None)
 
 
