@@ -110,7 +110,7 @@ def _ask(wizard: Wizard, talk: Talk) -> bool:
         except KeyboardInterrupt:
             talk.show("")
         try:
-            if talk.confirm("Nothing was written. Leave?", default=False):
+            if talk.confirm(f"Nothing was {'written' if wizard.first else 'changed'}. Leave?", default=False):
                 return False
         except KeyboardInterrupt:
             talk.show("")
