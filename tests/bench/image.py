@@ -39,6 +39,7 @@ def bench(rounds: int) -> None:
             board = _start(folder, disk)
             try:
                 if number == rounds - 1:
+                    board.until('test "$(systemctl is-system-running)" = running', "all has started", seconds=READY_S)
                     print(board.sh("systemd-analyze critical-chain posthouse.service --no-pager"))
                     _idle(board)
             finally:
