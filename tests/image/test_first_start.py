@@ -1,0 +1,53 @@
+"""The first start as the person with the serial cable has it: an image without a configuration, the questions on ttyS0, a
+Posthouse that systemd runs, and from then on the administrator's password before the root shell.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from .board import BOOT_S, PROMPT, Board
+
+pytestmark = [pytest.mark.long, pytest.mark.seconds(2400)]
+
+PASSWORD = "Blau-Kessel-42"
+SAY_S = 240.0
+"""From an answer to the next question: a password's hash takes an emulated board seconds."""
+ANSWERS = (
+    ("Administrator's password: ", PASSWORD), ("Once more: ", PASSWORD), ("Name of the site: ", "harbour"),
+    ("Mail domain of the site: ", "harbour.example"), ("Time zone [UTC]: ", ""), ("Network device of the LAN [eth0]: ", ""),
+    ("[192.168.77.1/24]: ", ""), ("[192.168.77.100-192.168.77.199]: ", ""), ("[192.168.77.1:25 192.168.77.1:587]: ", ""),
+    ("[192.168.77.1:110]: ", ""), ("Serial port of the modem: ", "/dev/ttyUSB0"), ("Take this port all the same? (yes, no) [no]: ", "yes"),
+    ("Kind of modem [hayes]: ", ""), ("Number to dial: ", "0570000111"), ("(ppp, none) [ppp]: ", ""), ("PPP login: ", "-"),
+    ("[07:30 18:00]: ", "-"), ("server for outgoing mail: ", "-"), ("first user: ", "hanako"), ("of that user: ", PASSWORD),
+    ("Once more: ", PASSWORD), ("[hanako@harbour.example]: ", ""), ("(pop3, imap) [pop3]: ", "-"),
+    ("Write this? (yes, no) [yes]: ", ""), ("Make a trial call now? It costs what a call costs. (yes, no) [yes]: ", "no"),
+)  # fmt: skip
+
+
+def test_the_questions_and_then_the_password(start: Callable[..., Board]) -> None:
+    board = start()
+    seconds = BOOT_S
+    for prompt, answer in ANSWERS:
+        board.wait(re.escape(prompt), seconds=seconds)
+        board.type(answer + "\n")
+        seconds = SAY_S
+    board.log_in(seconds=SAY_S)
+    assert board.sh("systemctl is-active posthouse").strip() == "active"
+    assert "harbour" in board.sh("posthouse status")
+    assert board.sh("stat -c '%U %a' /etc/posthouse/posthouse.toml /etc/posthouse/secrets.toml").split("\n")[:2] == [
+        "posthouse 640", "posthouse 600",
+    ]  # fmt: skip
+    board.until("ss -ltn | grep -q 192.168.77.1:25", "SMTP listens on the LAN")
+    assert "root on ttyS0  first start" in board.sh("posthouse config revisions")
+
+    begin = len(board.said)
+    board.run_no_wait("exit")
+    for answer in ("wrong", PASSWORD):
+        board.wait("Administrator's password: ", seconds=SAY_S)
+        assert PROMPT not in board.said[begin:]
+        board.type(answer + "\n")
+    board.wait(re.escape(PROMPT), seconds=SAY_S)
