@@ -142,7 +142,7 @@ async def test_a_link_over_a_line_that_ends_without_a_word_is_closed_when_its_ti
 ) -> None:
     monkeypatch.setattr(links, "STAYS_GRACE_S", 0.0)
     async with house(tmp_path, peers=PEER) as h:
-        peer = await h.link("peer1", keepalive=0, stays=0.5, back_in=7200)
+        peer = await h.link("peer1", keepalive=0, stays=1.5, back_in=7200)
         await peer.begin()
         await peer.update("peer1", entry("far1", 1))
         await h.until("far1", "suspended")  # though it has said nothing, and been asked nothing
