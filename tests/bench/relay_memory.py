@@ -12,6 +12,7 @@ import hashlib
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from tests.interop.relay_world import RelaySite
 
 STEPS = (1000, 5000)
 SETTLE_S = 1.0
+PINGS_S = 10.0
 ENROLLING = 32
 GOALS = {"login": 16, "circuit": 1}
 """KB."""
@@ -60,6 +62,17 @@ def _posthouse(folder: Path, site: Callable[[Path, str, tuple[str, ...]], RelayS
     relay, key = site(folder / "memory", "a", names), Key("bench")
     logins: dict[int, load.Terminal] = {}
     circuits: list[load.Pair] = []
+    quiet, over = threading.Lock(), threading.Event()  # nobody but one uses the control connections
+
+    def answer_pings() -> None:
+        """5,000 logins take longer than the relay server waits for a word."""
+        while not over.wait(PINGS_S):
+            with quiet:
+                for terminal in tuple(logins.values()):
+                    terminal.answer_pings()
+
+    pings = threading.Thread(target=answer_pings)
+    pings.start()
     try:
         assert relay.process is not None
         pid = relay.process.pid
@@ -68,7 +81,8 @@ def _posthouse(folder: Path, site: Callable[[Path, str, tuple[str, ...]], RelayS
             logins[i] = load.Terminal(relay.at, names[i], key, PASSWORD, ("raw",))
 
         def circuit(i: int) -> None:
-            near, far = load.circuit(logins[i], logins[(i or len(logins)) - 1], "raw")
+            with quiet:
+                near, far = load.circuit(logins[i], logins[(i or len(logins)) - 1], "raw")
             near.sendall(b"!")
             far.recv(1)
             circuits.append((near, far))
@@ -77,7 +91,10 @@ def _posthouse(folder: Path, site: Callable[[Path, str, tuple[str, ...]], RelayS
         total = load.resident_mb(pid)
         print(f"{'':20}with {len(logins)} logins the process has {total:.0f} MB resident (goal: below 256)", flush=True)
         _grow(pid, circuit, "circuit", "Posthouse")
+        assert "fallen silent" not in relay.log.read_text(), "not all that was counted was there"
     finally:
+        over.set()
+        pings.join()
         relay.stop()
         for one in (*logins.values(), *(end for pair in circuits for end in pair)):
             one.close()
