@@ -163,6 +163,7 @@ class Circuits:
         self._limit = limit
         self._up: set[Circuit] = set()  # of Trio's side
         self._ended: deque[tuple[Circuit, str]] = deque()
+        self._some_ended = trio.Event()
         self._orders: deque[Callable[[], None]] = deque()
         self._stopping = False
         # The thread's, but for what `join` puts in.
@@ -210,6 +211,7 @@ class Circuits:
             self._ring()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._run_thread)
+                nursery.start_soon(self._tell)
                 try:
                     await self._sweep()
                 finally:
@@ -246,6 +248,15 @@ class Circuits:
         if self._bell != NO_BELL:
             os.eventfd_write(self._bell, 1)
 
+    async def _tell(self) -> None:
+        while True:
+            await self._some_ended.wait()
+            self._some_ended = trio.Event()
+            self._tell_ended()
+
+    def _hear(self) -> None:
+        self._some_ended.set()
+
     def _tell_ended(self) -> None:
         while self._ended:
             circuit, why = self._ended.popleft()
@@ -273,7 +284,7 @@ class Circuits:
             if self._closing:
                 self._close_descriptors()
             if self._ended:
-                token.run_sync_soon(self._tell_ended, idempotent=True)
+                token.run_sync_soon(self._hear, idempotent=True)
 
     def _ready(self, leg: Leg, mask: int) -> None:
         """Its descriptor's state has changed."""
