@@ -217,8 +217,10 @@ class Configured:
         self.said = self.make(f"BR2_EXTERNAL={TREE}", f"posthouse_{board}_defconfig")
 
     @property
-    def config(self) -> str:
-        return (self.folder / ".config").read_text()
+    def config(self) -> list[str]:
+        """But for the line that has the state of the checkout, which somebody may be working on."""
+        lines = (self.folder / ".config").read_text().splitlines()
+        return [line for line in lines if not line.startswith("BR2_EXTERNAL_POSTHOUSE_VERSION=")]
 
     def make(self, *arguments: str) -> str:
         return in_buildroot("make", "--silent", f"O={self.folder}", *arguments)
