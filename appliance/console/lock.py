@@ -61,8 +61,18 @@ class Lock:
         self._stamp: tuple[int, int, int] | None = None
         """Of the file that it was read from: asked each second, it is read when it is another one."""
 
+    @property
+    def idle_s(self) -> float | None:
+        """Seconds without a typed character until it is locked; None where there is no password."""
+        self._look()
+        return self._access.idle_s if self._access.password else None
+
     def until(self) -> float:
         """When this console locks itself if nobody types, by the monotonic clock; inf where there is no password."""
+        idle_s = self.idle_s
+        return float("inf") if idle_s is None else self._terminal.touched + idle_s
+
+    def _look(self) -> None:
         try:
             found = self._file.stat()
         except OSError:
@@ -70,7 +80,6 @@ class Lock:
         stamp = found and (found.st_ino, found.st_mtime_ns, found.st_size)
         if stamp is None or stamp != self._stamp:
             self._access, self._stamp = Access.read(self._file) or self._access, stamp
-        return self._terminal.touched + self._access.idle_s if self._access.password else float("inf")
 
     @property
     def due(self) -> bool:
@@ -78,8 +87,7 @@ class Lock:
 
     def open(self) -> None:
         """Returns once the password was given, at once where there is none. Raises EOFError where nobody is there."""
-        self.until()
-        while self._access.password:
+        while self.idle_s is not None:
             try:
                 self._terminal.forget_typed()
                 if verify_password(self._terminal.read_password("Administrator's password: "), self._access.password):
@@ -88,4 +96,3 @@ class Lock:
                 pass
             self._terminal.say("that is not the password")
             time.sleep(WRONG_S)
-            self.until()

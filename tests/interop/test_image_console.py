@@ -14,7 +14,7 @@ import pytest
 from .product import PASSWORD, ROOT, hashed
 
 SCRIPT = ROOT / "rootfs-overlay/usr/lib/posthouse/console"
-SHELL = "a root shell: -f root"
+SHELL = "a root shell: -f"
 SITE = '[site]\nname = "harbour"\n'
 
 
@@ -37,7 +37,7 @@ def console(tmp_path: Path) -> Iterator[Console]:
         f'exec {sys.executable} -m appliance "$@" --config {file} --state {tmp_path}/s --runtime {tmp_path}/r',
     )
     program("python3", f'exec {sys.executable} "$@"')
-    program("login", 'echo "a root shell: $*"')
+    program("login", 'echo "a root shell: $* ends after ${TMOUT-no time}"')
 
     def start(configuration: str | None, *, failsafe: bool = False) -> pexpect.spawn[str]:
         if configuration is not None:
@@ -82,17 +82,18 @@ def test_without_a_configuration_the_questions_come_and_can_be_left(console: Con
 )
 def test_where_nothing_is_asked(console: Console, configuration: str, failsafe: bool) -> None:
     said, code = end(console(configuration.format(hashed(PASSWORD)), failsafe=failsafe))
-    assert said.split("\r\n")[0] == SHELL and code == 0
+    assert said.split("\r\n")[0].startswith(SHELL) and said.split("\r\n")[0].endswith(" root ends after no time")
+    assert code == 0
 
 
 def test_the_administrators_password(console: Console) -> None:
-    child = console(f'{SITE}[console]\npassword = "{hashed(PASSWORD)}"\n')
+    child = console(f'{SITE}[console]\npassword = "{hashed(PASSWORD)}"\nidle = "2m"\n')
     for answer in ("wrong", PASSWORD):
         child.expect_exact("Administrator's password: ")
         assert SHELL not in (child.before or "")
         child.sendline(answer)
     said, code = end(child)
-    assert SHELL in said and code == 0
+    assert f"{SHELL} -p root ends after 120" in said and code == 0
 
 
 @pytest.mark.parametrize("key", ["\x03", "\x04", "\x1c"], ids=["Ctrl-C", "Ctrl-D", "Ctrl-backslash"])
