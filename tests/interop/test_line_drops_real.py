@@ -4,6 +4,7 @@ are taken in turn: connections that stay silent, and connections that end."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -149,6 +150,31 @@ def test_a_cut_at_a_command(world: Running, way: Way, pattern: bytes, nth: int) 
     assert call["outcome"] in ("carrier-lost", "partial"), call
     assert call["ended"]
     world.settle(out, back)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["out", "in"])
+def test_a_cut_at_every_64th_byte(world: Running, way: Way) -> None:
+    """Of a whole call: sending to Postfix and fetching from Dovecot share the line. The place within each 64 bytes is by
+    chance, and so printed."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    line = world.lab.lab.line
+    out, back = world.fill()
+    assert world.site.dial()["outcome"] == "complete"
+    total = line.calls[-1].delivered[way]
+    world.settle(out, back)
+    for at in range(0, total, 64):
+        world.postfix.clear()
+        out, back = world.fill()
+        world.lab.do(setattr, line, "closes_on_drop", world.round % 2 == 0)
+        world.lab.do(line.cut_after, way, at + chance.randrange(64))
+        call = world.site.dial()
+        hurt = not line._cut_at
+        world.lab.do(line.forget_cuts)
+        assert call["outcome"] in (("carrier-lost", "partial") if hurt else ("complete",)), (at, call)
+        world.settle(out, back)
 
 
 # ---- the states of the cycle
