@@ -68,13 +68,13 @@ def start(folder: Path, image: Path) -> Iterator[Callable[..., Board]]:
 
     def run(
         name: str = "board", *, uefi: bool = False, stick: Path | None = None, modem: Path | None = None,
-        lan: Namespace | None = None, cpus: int = 2,
+        lan: Namespace | None = None,
     ) -> Board:  # fmt: skip
         disk = folder / f"{name}.qcow2"
         if not disk.exists():
             flash(image, disk)
         shutil.rmtree(folder / name, ignore_errors=True)
-        one = machine(folder / name, disk, uefi=uefi, stick=stick, modem=modem, cpus=cpus)
+        one = machine(folder / name, disk, uefi=uefi, stick=stick, modem=modem)
         one.more = NIC
         if lan is not None:
             one.more, one.enter = TAP, lan.enter
