@@ -50,7 +50,7 @@ def console(
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "SSH_", "SUDO_"))}
     child: pexpect.spawn[str] = pexpect.spawn(
         sys.executable, ["-m", "appliance", "console", "--config", str(file)], cwd=str(ROOT), encoding="utf-8",
-        env={**environ, "TERM": term, "LANG": lang}, dimensions=size, timeout=PATIENCE_S,
+        env={**environ, "TERM": term, "LANG": lang}, dimensions=size, timeout=PATIENCE_S, use_poll=True
     )  # fmt: skip
     child.logfile_read = sys.stdout  # what a failing test shows
     try:

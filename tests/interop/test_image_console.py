@@ -47,7 +47,7 @@ def console(tmp_path: Path) -> Iterator[Console]:
         (tmp_path / "console").write_text(text.replace("/proc/cmdline", str(tmp_path / "cmdline")))
         environ = {"PATH": f"{programs}:{os.environ['PATH']}", "TERM": "dumb"}
         child: pexpect.spawn[str] = pexpect.spawn(
-            "sh", [str(tmp_path / "console")], cwd=str(ROOT), env=environ, encoding="utf-8", timeout=60
+            "sh", [str(tmp_path / "console")], cwd=str(ROOT), env=environ, encoding="utf-8", timeout=60, use_poll=True
         )
         child.logfile_read = sys.stdout
         children.append(child)

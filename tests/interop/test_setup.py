@@ -34,7 +34,7 @@ class Person:
         folders = [arg for name in ("state", "runtime") for arg in (f"--{name}", str(root / name))]
         self.child: pexpect.spawn[str] = pexpect.spawn(
             sys.executable, ["-m", "appliance", "setup", "--config", str(self.file), *folders], cwd=str(ROOT),
-            encoding="utf-8", env={**os.environ, "TERM": "dumb", "LANG": "C.UTF-8"}, timeout=PATIENCE_S,
+            encoding="utf-8", env={**os.environ, "TERM": "dumb", "LANG": "C.UTF-8"}, timeout=PATIENCE_S, use_poll=True
         )  # fmt: skip
         self.child.delaybeforesend = None
         self.child.logfile_read = sys.stdout  # what a failing test shows
