@@ -27,7 +27,7 @@ import trio
 from appliance.events import clean
 from appliance.lab import clients
 from appliance.lab.exchange import Progress
-from appliance.lab.house import House, HouseFailed
+from appliance.lab.house import House, HouseFailed, until_told
 from appliance.lab.laboratory import NUMBER, Laboratory, open_laboratory
 from appliance.lab.modem import ModemState
 
@@ -99,7 +99,7 @@ def run(*, as_json: bool = False, keep: bool = False) -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     summary: dict[str, Any] = {"ok": False}
     try:
-        summary |= trio.run(_unless_told, narrator, folder)
+        summary |= trio.run(until_told, _demo, narrator, folder)
         summary["ok"] = True
     except BaseException as error:
         summary["failure"] = _sentence(error)
@@ -129,21 +129,6 @@ def _sentence(error: BaseException) -> str:
 def _leaves(error: BaseException) -> list[BaseException]:
     """The errors that a group is of; an error that is no group alone."""
     return [leaf for e in error.exceptions for leaf in _leaves(e)] if isinstance(error, BaseExceptionGroup) else [error]
-
-
-async def _unless_told(narrator: Narrator, folder: Path) -> dict[str, Any]:
-    """SIGTERM is taken in a task: what a handler raises may meet Trio itself anywhere."""
-
-    async def obey() -> None:
-        with trio.open_signal_receiver(signal.SIGTERM) as signals:
-            async for _ in signals:
-                raise KeyboardInterrupt
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(obey)
-        summary = await _demo(narrator, folder)
-        nursery.cancel_scope.cancel()
-    return summary
 
 
 async def _demo(narrator: Narrator, folder: Path) -> dict[str, Any]:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 
-__all__ = ["House", "HouseFailed", "toml"]
+__all__ = ["House", "HouseFailed", "toml", "until_told"]
+
+T = TypeVar("T")
 
 START_S: Final = 20.0
 ASK_S: Final = 20.0
@@ -180,3 +183,19 @@ async def _end(process: trio.Process) -> int:
             return await process.wait()
         process.kill()
     return await process.wait()
+
+
+async def until_told(run: Callable[..., Awaitable[T]], *arguments: object) -> T:
+    """What `run` returns; raises KeyboardInterrupt, in a group, at SIGTERM. That is taken in a task: what a handler
+    raises may meet Trio itself anywhere."""
+
+    async def obey() -> None:
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                raise KeyboardInterrupt
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(obey)
+        value = await run(*arguments)
+        nursery.cancel_scope.cancel()
+    return value

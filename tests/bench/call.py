@@ -19,8 +19,9 @@ from typing import Any
 from appliance.lab.laboratory import NUMBER, LabThread
 from appliance.lab.mobile import MobileModem, Sim
 from tests.bench import call_vm
+from tests.fakes.ports import free_port
 from tests.interop.product import Product
-from tests.interop.providers import free_port, private_folder
+from tests.interop.providers import private_folder
 
 ROUNDS = 5
 GUARD_S = 1.0

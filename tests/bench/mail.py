@@ -16,8 +16,9 @@ import sys
 import time
 from pathlib import Path
 
+from tests.fakes.ports import free_port
 from tests.interop.product import Product
-from tests.interop.providers import HOST, Certificates, Dovecot, Postfix, free_port, private_folder
+from tests.interop.providers import HOST, Certificates, Dovecot, Postfix, private_folder
 
 SENDER, RECIPIENT = "hanako@harbour.example", "somebody@far.example"
 SETTLE_S = 1.0

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from tests.bench import relay_load as load
 from tests.bench import relay_rivals as rivals
+from tests.fakes.ports import free_port
 from tests.fakes.relay_client import Key
 from tests.interop.product import PASSWORD
-from tests.interop.providers import free_port
 from tests.interop.relay_world import RelaySite
 
 STEPS = (1000, 5000)

@@ -9,7 +9,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.interop.providers import end_process, free_port, wait_until
+from tests.fakes.ports import free_port
+from tests.interop.providers import end_process, wait_until
 from tests.interop.relay_world import listening
 
 PACKAGES = {

@@ -25,7 +25,6 @@ def ready(board: Board) -> None:
 def test_factory_reset_by_command_and_by_stick(start: Callable[..., Board], stick: Path) -> None:
     board = start(stick=stick)
     ready(board)
-    first = board.sh("cat /etc/machine-id")
     board.sh("touch /var/lib/posthouse/mail/hanako/new/1.x; sync")
     assert board.run("posthouse factory-reset")[0] == 2  # it wants its --yes
     board.run_no_wait("posthouse factory-reset --yes")
@@ -35,8 +34,7 @@ def test_factory_reset_by_command_and_by_stick(start: Callable[..., Board], stic
     is_well(board)
     waits(board)
     assert board.sh("ls -A /etc/posthouse /var/lib/posthouse | grep -v :").split() == []
-    # Another life: nothing tells that it is the same board, but the boot loader's number of it.
-    assert board.sh("cat /etc/machine-id") == first
+    # Another life: nothing tells of the one before.
     assert len(board.sh("journalctl --list-boots --no-pager -q").splitlines()) == 1
     board.close()
 

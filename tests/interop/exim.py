@@ -18,7 +18,9 @@ import signal
 import subprocess
 from pathlib import Path
 
-from .providers import DOMAIN, HOST, Captured, Certificates, Dovecot, end_process, free_port, greets, wait_until
+from fakes.ports import free_port
+
+from .providers import DOMAIN, HOST, Captured, Certificates, Dovecot, end_process, greets, wait_until
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "exim-root"
 _CONFIGURATION = """

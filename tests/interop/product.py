@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from appliance.lab.laboratory import NUMBER, LabThread
+from fakes.ports import free_port
 
 from . import clients
 from .clients import Login
-from .providers import Certificates, end_process, free_port, wait_until
+from .providers import Certificates, end_process, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PASSWORD = "Blau-Kessel-42"

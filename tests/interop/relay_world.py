@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from fakes.netns import Namespace
+from fakes.ports import free_port
 
 from .product import PASSWORD, ROOT, Product, Table, hashed
-from .providers import end_process, free_port, wait_until
+from .providers import end_process, wait_until
 
 BLOCK = 1 << 20
 

@@ -6,8 +6,9 @@ import smtplib
 import threading
 from pathlib import Path
 
+from fakes.ports import free_port
+
 from .product import PASSWORD, Product, Table, hashed, running
-from .providers import free_port
 
 COUNT = 20
 BEFORE = 5

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from fakes.ports import free_port
+
 from .product import Product, running
-from .providers import free_port, wait_until
+from .providers import wait_until
 
 
 @contextlib.contextmanager

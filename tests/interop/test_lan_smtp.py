@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from fakes.ports import free_port
+
 from . import clients, corpus
 from .clients import Conversation
 from .product import PASSWORD, Product, hashed, running
-from .providers import free_port, wait_until
+from .providers import wait_until
 
 SENDER = "hanako@harbour.example"
 SMUGGLED = (

@@ -42,8 +42,7 @@ from appliance.storage.disk import Disk
 from appliance.storage.paths import StatePaths
 from appliance.transport.listen import Address, ClientLimits, open_listeners, serve
 from appliance.transport.self_signed import make_self_signed
-
-from .providers import free_port
+from fakes.ports import free_port
 
 WAIT = 30.0
 """Seconds that a test waits for anything."""

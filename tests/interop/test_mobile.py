@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from appliance.lab.mobile import MobileModem, Sim
+from fakes.ports import free_port
 
 from .product import Site, quick_lab, running
-from .providers import HOST, free_port, wait_until
+from .providers import HOST, wait_until
 
 PIN = "4711"
 REFUSED = "its SIM has refused the PIN: put another into secrets.toml"

@@ -8,8 +8,10 @@ import re
 import socket
 from pathlib import Path
 
+from fakes.ports import free_port
+
 from .product import running
-from .providers import free_port, wait_until
+from .providers import wait_until
 from .relay_world import Pc, RelaySite, Tcp
 
 TERMINAL_KEYS = {"name", "presence", "relay", "path", "since", "services", "back_at"}

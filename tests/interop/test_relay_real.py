@@ -19,8 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from fakes.ports import free_port
+
 from .product import running
-from .providers import free_port, wait_until
+from .providers import wait_until
 from .relay_world import BLOCK, Pc, RelaySite, Sshd, Tcp, blocks, give_blocks, server, sha_of, tell_sha
 
 

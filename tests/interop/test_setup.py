@@ -15,9 +15,10 @@ import pexpect
 import pytest
 
 from appliance.lab.laboratory import NUMBER, LabThread
+from fakes.ports import free_port
 
 from .product import ROOT, quick_lab
-from .providers import free_port, wait_until
+from .providers import wait_until
 
 PATIENCE_S = 60.0
 ADMINISTRATOR, USER, PROVIDER = "Blau-Kessel-42", "Lampe-am-Steg", "Sehr-geheim-7"

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from appliance.lab.exchange import Progress
 from appliance.lab.laboratory import NUMBER
+from fakes.ports import free_port
 
 from .product import Site, quick_lab, running
-from .providers import HOST, free_port, wait_until
+from .providers import HOST, wait_until
 
 
 def test_a_ring_from_a_wake_number_makes_a_call(tmp_path: Path) -> None:

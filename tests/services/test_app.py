@@ -24,6 +24,7 @@ from appliance.protocol.control import SOCKET_NAME
 from appliance.storage.paths import unlock
 from appliance.transport.self_signed import make_self_signed
 from fakes.notify import NotifySocket
+from fakes.ports import free_port
 
 WAIT = 20.0
 STORED = "$7$C6..../....yOCHGXdqOV2N9hxQJDdRS.$DEaIJMDEM2OFuEr49MsY9TJtbBE1DWKYbvbsCODZWs/"
@@ -54,11 +55,6 @@ numbers = ["0570000111"]
 
 def user(name: str) -> str:
     return f'[[user]]\nname = "{name}"\npassword = "{STORED}"\naddresses = ["{name}@harbour.example"]\n'
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 class Running:

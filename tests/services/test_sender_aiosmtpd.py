@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from appliance.call import JobReport, OpenCall, Reason
 from appliance.config.model import Smarthost, Tls
 from appliance.mail.upstream.sender import SendJob
 from fakes.outbox import FakeOutbox
+from fakes.ports import free_port
 
 
 class Taken:
@@ -39,11 +39,6 @@ class Taken:
         assert isinstance(envelope.content, bytes)
         self.mails.append((envelope.rcpt_tos, envelope.content))
         return "250 2.0.0 taken"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        return int(s.getsockname()[1])
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import trio
 
 from appliance.storage.disk import Disk
 from appliance.terminal.state import State
+from fakes.ports import free_port
 from fakes.relay_server import Body, Login
 from fakes.terminal import PASSWORD, SOON_S, House, Terminal, echo, house, sha
 
@@ -321,13 +322,6 @@ async def test_two_commands_share_a_login_and_a_login_takes_over(tmp_path: Path)
         assert h.relay.counters["pc1"] == logins
         done = await one.run("login", "--relay", h.relay.at, "--name", "pc1")
         assert done.returncode == 1 and b"logged in already" in done.stderr
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def through(port: int, data: bytes = b"hello") -> bytes:
