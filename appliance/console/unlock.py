@@ -9,6 +9,7 @@ Where there is a password, the program is told by TMOUT (bash(1)) to end when no
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     file, *program = arguments[known:]
     lock = Lock(Path(file), Terminal())
     if not known:
+        signal.signal(signal.SIGQUIT, signal.default_int_handler)
         try:
             lock.open()
         except (EOFError, KeyboardInterrupt):
