@@ -14,7 +14,7 @@ import pytest
 from .product import PASSWORD, ROOT, hashed
 
 SCRIPT = ROOT / "rootfs-overlay/usr/lib/posthouse/console"
-SHELL = "a root shell: -f"
+SHELL = "a root shell:"
 SITE = '[site]\nname = "harbour"\n'
 
 
@@ -82,7 +82,7 @@ def test_without_a_configuration_the_questions_come_and_can_be_left(console: Con
 )
 def test_where_nothing_is_asked(console: Console, configuration: str, failsafe: bool) -> None:
     said, code = end(console(configuration.format(hashed(PASSWORD)), failsafe=failsafe))
-    assert said.split("\r\n")[0].startswith(SHELL) and said.split("\r\n")[0].endswith(" root ends after no time")
+    assert said.split("\r\n")[0].startswith(SHELL) and said.split("\r\n")[0].endswith(" -f root ends after no time")
     assert code == 0
 
 
@@ -93,7 +93,7 @@ def test_the_administrators_password(console: Console) -> None:
         assert SHELL not in (child.before or "")
         child.sendline(answer)
     said, code = end(child)
-    assert f"{SHELL} -p root ends after 120" in said and code == 0
+    assert f"{SHELL} -p -f root ends after 120" in said and code == 0
 
 
 @pytest.mark.parametrize("key", ["\x03", "\x04", "\x1c"], ids=["Ctrl-C", "Ctrl-D", "Ctrl-backslash"])
