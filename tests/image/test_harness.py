@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_a_scenario_that_hangs_ends_in_time_and_shows_the_console(tmp_path: Path
             sys.executable, "-m", "pytest", "-p", "tests.image.conftest", "-p", "no:cacheprovider", "-c",
             ROOT / "pyproject.toml", "--rootdir", tmp_path, tmp_path,
         ],
-        cwd=ROOT, capture_output=True, text=True, timeout=PYTEST_S,
+        cwd=ROOT, capture_output=True, text=True, timeout=PYTEST_S, env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
     )  # fmt: skip
     said = done.stdout + done.stderr
     assert done.returncode == 1, said
