@@ -165,7 +165,9 @@ def _posthouse(stack: contextlib.ExitStack, folder: Path, servers: int) -> Route
                 for terminal in (*near, *far):
                     terminal.answer_pings()
 
-    threading.Thread(target=answer_pings, daemon=True).start()
+    answering = threading.Thread(target=answer_pings, daemon=True)
+    answering.start()
+    stack.callback(answering.join)  # before the terminals are closed, and behind its being told
     stack.callback(over.set)
 
     def pids() -> list[int]:
