@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from appliance import events
+from appliance.network import child
 from appliance.network.lease import BadLease, Lease, Records, read
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class DhcpClient:
                 return why
             await process.wait()
         finally:
-            await _end(process)
+            await child.end(process, STOP_S)
         last = events.clean(bytes(said).strip().rpartition(b"\n")[2])
         return f"udhcpc ended with {process.returncode}: {last.removeprefix('udhcpc: ') or 'it did not say why'}"
 
@@ -183,18 +184,3 @@ class DhcpClient:
             events.emit(events.LEASE_LOST, interface=self._interface, address=self.lease.address)
         self.lease = None
         self._lend(None)
-
-
-async def _end(process: trio.Process) -> None:
-    """Ends the child, whatever it does, in bounded time."""
-    with trio.CancelScope(shield=True):
-        if process.returncode is None:
-            process.terminate()
-            with trio.move_on_after(STOP_S):
-                await process.wait()
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                await stream.aclose()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from appliance import events
+from appliance.network import child
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,16 +88,7 @@ class Child:
         process, self._process = self._process, None
         if process is None:
             return ""
-        with trio.CancelScope(shield=True):
-            if process.returncode is None:
-                process.terminate()
-                with trio.move_on_after(STOP_S):
-                    await process.wait()
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-            if process.stderr is not None:
-                await process.stderr.aclose()
+        await child.end(process, STOP_S)
         return ""
 
     async def _end_left_behind(self) -> str:
