@@ -135,7 +135,9 @@ class Connection:
             self.close("it does not read what is sent to it")
 
     def not_longer_than(self, seconds: float, why: str) -> None:
-        """Unless it is authenticated by then."""
+        """Unless it is authenticated by then; in place of what was said before."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = self._timers.after(seconds, lambda: self.close(why))
 
     def authenticated(self, frame_limit: int) -> None:

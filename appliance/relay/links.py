@@ -32,6 +32,8 @@ __all__ = ["Ended", "PeerLink", "Wire"]
 KEEPALIVE_S: Final = 30
 UNANSWERED_S: Final = 60.0
 """A `ping` or a `peer` without an answer for so long: the link is dead."""
+SOON_S: Final = 0.01
+"""So much early is in time."""
 STAYS_GRACE_S: Final = 60.0
 """A link without keepalive outlives what it was meant to last by this at most."""
 NONCE_BYTES: Final = 16
@@ -210,7 +212,13 @@ class PeerLink:
 
     # ---- alive
     def _next_look(self) -> float:
-        return float(self.keepalive) if self.keepalive else max(1.0, self.stays + STAYS_GRACE_S)
+        """Seconds until something is due, as far as is known now."""
+        if not self.keepalive:
+            return max(1.0, self.stays + STAYS_GRACE_S)
+        due = self.connection.heard + self.keepalive
+        if self._pinged is not None:
+            due = min(due + self.keepalive, self._pinged + UNANSWERED_S)
+        return max(SOON_S, due - trio.current_time())
 
     def _look(self) -> None:
         now = trio.current_time()
@@ -219,10 +227,10 @@ class PeerLink:
             if self.stays and now >= self.began + self.stays:
                 self.connection.close("it has lasted as long as it was meant to")
                 return
-        elif silent >= 2 * self.keepalive - 0.01 or (self._pinged is not None and now - self._pinged >= UNANSWERED_S):
+        elif silent >= 2 * self.keepalive - SOON_S or (self._pinged is not None and now - self._pinged >= UNANSWERED_S):
             self.connection.close("it has fallen silent")
             return
-        elif silent >= self.keepalive - 0.01 and self._pinged is None:
+        elif silent >= self.keepalive - SOON_S and self._pinged is None:
             self._pinged = now
             self.connection.send("ping")
         if self.state == "up":

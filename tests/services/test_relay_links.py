@@ -4,6 +4,7 @@ and what is not."""
 from __future__ import annotations
 
 import functools
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,10 +12,14 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from appliance.config.model import RelayPeer
 from appliance.protocol import relay
-from appliance.relay import links
+from appliance.relay import dialling, links
+from appliance.relay.connection import Connection
+from appliance.relay.epoll import EpollSet
+from appliance.relay.timers import Timers
 from fakes.relay_client import Key
 from fakes.relay_house import KEYS, house
 from fakes.relay_server import frames
@@ -103,6 +108,28 @@ async def test_what_came_by_one_peer_goes_to_the_others_but_not_towards_those_on
         await one.route("behind", ["behind", "peer1"])
         while (await two.until("update"))["owner"] != "behind":
             pass
+
+
+async def test_what_bounds_the_opening_of_a_link_does_not_end_it_later(autojump_clock: MockClock) -> None:
+    """Whoever opens one bounds TCP and TLS, then the proofs; it used to end 90 s after it was dialled."""
+    timers, epoll, context = Timers(), EpollSet(), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    ends = [
+        Connection(epoll, timers, sock, context, "", frame_limit=100, opened_here=True) for sock in socket.socketpair()
+    ]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(timers.run)
+        for end in ends:
+            end.not_longer_than(dialling.LINK_S, "the link")
+            end.not_longer_than(links.UNANSWERED_S, "its proof")
+        ends[0].authenticated(relay.FRAME_LIMIT)
+        await trio.sleep(links.UNANSWERED_S - 1)
+        assert [end.over for end in ends] == [False, False]
+        await trio.sleep(dialling.LINK_S)
+        assert [end.over for end in ends] == [False, True]
+        nursery.cancel_scope.cancel()
+    ends[0].close("")
+    epoll.close()
 
 
 # ---- §4
