@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -59,8 +60,7 @@ class Core:
         if redone:
             events.emit(events.REDONE, operations=redone)
         self.paths.make(self.disk)
-        if not self.paths.version.exists() or self.paths.version.read_text() != __version__ + "\n":
-            self.disk.replace_file(self.paths.version, f"{__version__}\n".encode())
+        self._note_version()
         # A user other than root that may set it was given that on purpose; who tries Posthouse as root keeps his clock.
         self.clock = SystemClock(host=HostClock(may_set=os.geteuid() != 0))
         self.committer = Committer(self.disk, self.paths.root)
@@ -75,6 +75,16 @@ class Core:
         self.office = PostOffice(self.spool, self.committer, self.clock)
         self.logins = Logins(config.user, verify=verify_password)
         self.configure(config)
+
+    def _note_version(self) -> None:
+        """Who wrote here last. Where that was a newer version it is told of, and nothing more: each reader of the state
+        leaves alone what it does not know."""
+        before = self.paths.version.read_text(errors="replace").strip() if self.paths.version.exists() else ""
+        if before == __version__:
+            return
+        if _number(before) > _number(__version__):
+            events.emit(events.STATE_NEWER, newer=before, version=__version__)
+        self.disk.replace_file(self.paths.version, f"{__version__}\n".encode())
 
     def _last_seen(self) -> Seen:
         """By the record of it or, where there is none, by the last call."""
@@ -153,3 +163,9 @@ class Core:
             names = [self.office.hostname, config.site.name, "localhost", *(h for h in hosts if h)]
             self_signed.make_files(names, certificate, key, self.disk.replace_file)
         return server_context(certificate, key)
+
+
+def _number(version: str) -> tuple[int, ...]:
+    """Of "1.10.2" or "1.10.2.dev3": what sorts; () where it begins with no number."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else ()

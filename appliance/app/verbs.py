@@ -16,6 +16,7 @@ from appliance.app.looking import Looking
 from appliance.calls.caller import CallRefused
 from appliance.calls.report import report
 from appliance.control.server import ControlError
+from appliance.host.image import update_said
 from appliance.mail.listing import list_message, queue_figures
 from appliance.mail.office import MessageBusy
 from appliance.mail.store.fetched import Ask
@@ -50,6 +51,7 @@ def status_of(house: House) -> dict[str, Any]:
         "peers": house.relay.peer_counts(),
         "services": house.supervisor.states(),
         "listeners": house.listeners,
+        "update": update_said(),
         "storage": {"flushes": core.disk.flushes, "free_bytes": core.office.free_bytes()},
     }
 

@@ -4,7 +4,7 @@ next call. Without I/O; `ledger` keeps these on disk, `policy` reads them.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ class Charge:
         """Raises TypeError or ValueError for what is none."""
         if record is None:  # written before there were tariffs
             return cls()
-        units, cost, currency, tariff, free_s = record
+        units, cost, currency, tariff, free_s, *_ = record
         return cls(int(units), _decimal(cost), str(currency), str(tariff), float(free_s))
 
 
@@ -143,19 +143,20 @@ class Entry:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Entry:
-        """Raises KeyError, TypeError or ValueError for a record that is no entry."""
+        """Raises KeyError, TypeError or ValueError for a record that is no entry. Of a newer version's it takes what it
+        knows: what a call has cost, and when it dialled, counts whatever that calls its reason and its outcome."""
         return cls(
             id=int(record["id"]),
             line=str(record["line"]),
-            reason=Reason(record["reason"]),
+            reason=_reason(str(record["reason"])),
             started=mark_from(record["started"]),
             due=None if record["due"] is None else float(record["due"]),
             number=str(record["number"]),
-            dials=[Dial(str(n), mark_from(at), str(result)) for n, at, result in record["dials"]],
+            dials=[Dial(str(n), mark_from(at), str(result)) for n, at, result, *_ in record["dials"]],
             connected=mark_from(record["connected"]) if record["connected"] else None,
             rate=int(record["rate"]),
             ended=mark_from(record["ended"]) if record["ended"] else None,
-            outcome=Outcome(record["outcome"]) if record["outcome"] else None,
+            outcome=_outcome(str(record["outcome"]), bool(record["connected"])) if record["outcome"] else None,
             tally=tally_from(record["tally"]),
             job_done=bool(record.get("job_done")),
             put_down=bool(record.get("put_down")),
@@ -299,8 +300,29 @@ def mark_from(record: Any) -> Mark:
 
 def tally_from(record: dict[str, Any]) -> Tally:
     """Raises TypeError for a record that is none."""
-    users = {str(user): Share(**share) for user, share in record.get("users", {}).items()}
-    return Tally(**{**record, "users": users})
+    users = {str(user): Share(**_known(Share, share)) for user, share in record.get("users", {}).items()}
+    return Tally(**{**_known(Tally, record), "users": users})
+
+
+def _known(kind: Any, record: dict[str, Any]) -> dict[str, Any]:
+    """What this version has a place for."""
+    return {f.name: record[f.name] for f in fields(kind) if f.name in record}
+
+
+def _reason(text: str) -> Reason:
+    """One that a newer version knows alone: an automatic call, without a purpose of its own."""
+    try:
+        return Reason(text)
+    except ValueError:
+        return Reason.RETRY
+
+
+def _outcome(text: str, connected: bool) -> Outcome:
+    """One that a newer version knows alone: what is known is whether it connected."""
+    try:
+        return Outcome(text)
+    except ValueError:
+        return Outcome.PARTIAL if connected else Outcome.INTERRUPTED
 
 
 def _decimal(text: Any) -> Decimal:

@@ -18,8 +18,8 @@ the caller goes on, then once more as a whole:
 
 Each cost is what the call comes to should nothing more be heard of it (`entry.Charge`). At the start an entry without
 an end is closed as `interrupted`, ended when it was last seen, with the last cost that was written. Damaged lines (a
-torn tail after a power cut, mostly) are put aside in `spool/corrupt`, and what is whole stays. The file is
-kept below `LIMIT`: beyond it, the newest entries that fit into half of that stay.
+torn tail after a power cut, mostly) are put aside in `spool/corrupt`, and what is whole stays, be it a newer version's.
+The file is kept below `LIMIT`: beyond it, the newest entries that fit into half of that stay.
 
 A full disk stops neither calls nor the ledger: `state/ledger.reserve` is room taken in advance, given up when
 an append finds no other, taken again when there is some. Should that not help either, the record waits in
@@ -56,6 +56,8 @@ LIMIT: Final = 4 * 1024 * 1024
 """Bytes of the file: some 4,000 calls, and what a board reads in a second at the start."""
 RESERVE: Final = 256 * 1024
 """Bytes kept for a full disk: some 200 calls, a week of hourly retries."""
+STRANGE_LIMIT: Final = 256 * 1024
+"""Bytes of a newer version's records that a file keeps when it is shortened, the newest."""
 PINS_LIMIT: Final = 64
 """PINs that are remembered: more than anybody configures and takes away again."""
 PENDING_LIMIT: Final = 10_000
@@ -84,6 +86,8 @@ class Ledger:
         self._dials: list[Dial] = []
         self._pins: dict[str, PinState] = {}
         self._carried: list[Spending] = []
+        self._strange: list[bytes] = []
+        self._last_id = 0
         self._summary = Summary()
 
     # ---- reading
@@ -145,8 +149,8 @@ class Ledger:
     # ---- a call, piece by piece. Each returns when its record is on stable storage, cancelled or not
     async def begin(self, reason: Reason, line: str, now: Mark, *, due: float | None = None) -> Entry:
         """A new call; `due` as in `Entry`."""
-        number = self._entries[-1].id + 1 if self._entries else 1
-        entry = Entry(number, line, reason, now, due=due)
+        self._last_id = max(self._last_id, self._entries[-1].id if self._entries else 0) + 1
+        entry = Entry(self._last_id, line, reason, now, due=due)
         self._entries.append(entry)
         await self._append({"t": "call", **entry.as_record()})
         return entry
@@ -314,7 +318,7 @@ class Ledger:
             *(_pin_record(*pin) for pin in list(self._pins.items())),
         ]
         try:
-            self._replace(b"".join([*(journal.encode([head]) for head in heads), *reversed(lines)]))
+            self._replace(b"".join([*(journal.encode([h]) for h in heads), *_newest(self._strange), *reversed(lines)]))
         except OSError as error:
             self._behind(error)
             return 0
@@ -345,20 +349,23 @@ class Ledger:
 
     # ---- replay
     def _read(self) -> None:
-        """Fills `_entries`; what is damaged is put aside and taken out of the file."""
+        """Fills `_entries`; what is damaged is put aside and taken out of the file, what is strange stays in it."""
         data = self._path.read_bytes()
         entries: dict[int, Entry] = {}
         good, bad = bytearray(), bytearray()
         for line in data.splitlines(keepends=True):
             records = journal.decode(line).records
-            if records and (
-                _apply_pin(self._pins, records[0])
-                or _apply_spent(self._carried, records[0])
-                or _apply(entries, records[0])
-            ):
-                good += line
-            else:
+            if not records:
                 bad += line
+                continue
+            good += line
+            record = records[0]
+            if isinstance(number := record.get("id"), int):
+                self._last_id = max(self._last_id, number)
+            if not (_apply_pin(self._pins, record) or _apply_spent(self._carried, record) or _apply(entries, record)):
+                self._strange.append(line)
+        if self._strange:
+            events.emit(events.NOT_UNDERSTOOD, file=self._path, what=f"{len(self._strange)} records")
         self._entries = [entries[number] for number in sorted(entries)]
         self._pins = _newest_pins(self._pins)
         self._bytes = len(good)
@@ -406,6 +413,16 @@ class LedgerPin:
         return await self._ledger.note_pin(self._identity, state)
 
 
+def _newest(lines: list[bytes]) -> list[bytes]:
+    size, kept = 0, list[bytes]()
+    for line in reversed(lines):
+        size += len(line)
+        if size > STRANGE_LIMIT:
+            break
+        kept.insert(0, line)
+    return kept
+
+
 def _newest_pins(pins: dict[str, PinState]) -> dict[str, PinState]:
     return dict(list(pins.items())[-PINS_LIMIT:])
 
@@ -446,6 +463,8 @@ def _apply(entries: dict[int, Entry], record: dict[str, Any]) -> bool:
     """Takes one record in; False when it is none of ours. A record of a call whose beginning is lost says nothing."""
     try:
         kind, number = record["t"], record["id"]
+        if kind not in ("call", "end", "dial", "result", "mark"):
+            return False
         if kind in ("call", "end"):
             entries[number] = Entry.from_record(record)
             return True

@@ -71,6 +71,8 @@ def status(s: Mapping[str, Any], zone: tzinfo) -> str:
         peers = ", ".join(f"{n} {state}" for state, n in s["peers"].items() if n) or "none"
         lines.append(f"relay     {_count(here, 'terminal')} here, {there} elsewhere; peers: {peers}")
         lines.append(f"          {s['fingerprint']}")
+    if s.get("update"):
+        lines.append(f"update    {clean(s['update'])}")
     troubled = [f"{name} {state}" for name, state in s["services"].items() if state != "running"]
     lines.append(f"services  {', '.join(troubled) if troubled else 'all running'}")
     return "\n".join(lines)

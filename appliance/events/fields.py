@@ -53,6 +53,7 @@ FIELDS: Final[dict[str, str]] = {
     "moved_to": "a path",
     "names": "names in a certificate",
     "network": "which mobile network: home, or a roaming one",
+    "newer": "a version of Posthouse",
     "now": "what is done now, in words",
     "number": "a telephone number",
     "operations": "a count",

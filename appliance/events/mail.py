@@ -20,6 +20,14 @@ PUT_ASIDE = Event(
     follows="It is neither sent nor shown to anybody. Everything else goes on.",
     action="Half-written at a power cut and never acknowledged, or the disk is failing: look at the file.",
 )
+NOT_UNDERSTOOD = Event(
+    "not-understood",
+    "2e163eff3954445e954a88c14d8bf4bc",
+    WARNING,
+    "{file} holds what this version does not know ({what}): it stays there as it is",
+    follows="A newer Posthouse wrote it, and takes it up again. Until then it is neither sent nor used.",
+    action="Update again, or see in that file what it is.",
+)
 STORAGE_FAILED = Event(
     "storage-failed",
     "d10f4c9488554682981c4c4c6c7328ff",

@@ -11,6 +11,14 @@ STARTED = Event(
     "Posthouse {version} for {site} is ready after {seconds} s",
     follows="Mail is accepted, calls are made as planned.",
 )
+STATE_NEWER = Event(
+    "state-newer",
+    "52d7cd610eb64be8a20c0f5c819fef68",
+    WARNING,
+    "the state was written by Posthouse {newer}, which is newer than this {version}",
+    follows="What this version does not know stays as it is (`not-understood`), and the newer one finds it again.",
+    action="Nothing, where an update was taken back; else find out who installed an older version.",
+)
 STOPPING = Event(
     "stopping",
     "0c5284b1e9a146a48b9b65e6003881a8",

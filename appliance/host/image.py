@@ -9,9 +9,14 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-__all__ = ["NoImage", "run"]
+from appliance.events import clean
+
+__all__ = ["NoImage", "run", "update_said"]
 
 PROGRAMS: Final = Path("/usr/lib/posthouse")
+SAID: Final = Path("/run/posthouse-slot/update")
+"""What `good` has to say of an update, in a line: that it is on trial, or was taken back."""
+SAID_LIMIT: Final = 200
 
 
 class NoImage(Exception):
@@ -29,3 +34,11 @@ def run(name: str, *arguments: str, programs: Path = PROGRAMS) -> int:
     if os.geteuid() != 0:
         raise NoImage("only root may do that")
     return subprocess.run([program, *arguments], check=False).returncode
+
+
+def update_said(file: Path = SAID) -> str:
+    """What there is to say of an update, "" where nothing is, or this is no image."""
+    try:
+        return clean(file.read_text(errors="replace")[:SAID_LIMIT].strip())
+    except OSError:
+        return ""

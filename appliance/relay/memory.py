@@ -60,7 +60,7 @@ class Memory:
                     since = now - Mark(float(wall), float(boot), boot_id).seconds_until(here)
                     self.registry.publish(key[2:], presence, since, counter, services, bytes.fromhex(digits))
                 case _:
-                    await self._records.forget(key)
+                    events.emit(events.NOT_UNDERSTOOD, file=self._records.path, what=key)
 
     def keep_epoch(self, epoch: int, then: Callable[[], None]) -> None:
         """Our epoch is to be this one; `then` once that is on the disk."""

@@ -5,7 +5,8 @@ requests that wait.
     {"key":K}                  forgotten
 
 A change can be read and is on stable storage when the method returns; asked for one after the other for the same key,
-they are made in that order. When most lines are history the file is written anew.
+they are made in that order. When most lines are history the file is written anew. Whole records that this version does
+not know are a newer one's and stay.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ class Records:
     def __init__(self, disk: Disk, committer: Committer, path: Path) -> None:
         """Raises OSError when the file is there but can't be read or mended."""
         self._values: dict[str, bytes] = {}  # packed: a third of what as many objects take
+        self._strange: list[dict[str, Any]] = []
         self._disk = disk
         self._committer = committer
-        self._path = path
+        self.path = path
         self._good_bytes = 0
         self._lines = 0
         try:
@@ -47,6 +49,8 @@ class Records:
         for record in replay.records:
             self._apply(record)
         self._good_bytes, self._lines = replay.good_bytes, len(replay.records)
+        if self._strange:
+            events.emit(events.NOT_UNDERSTOOD, file=path, what=f"{len(self._strange)} records")
         if replay.torn:  # never acknowledged: what it was to say had not been promised to anybody
             events.emit(events.RELAY_RECORD_TORN, file=path, bytes=path.stat().st_size - self._good_bytes)
 
@@ -71,21 +75,24 @@ class Records:
         match record:
             case {"key": str() as key, "value": dict() as value}:
                 self._values[key] = msgpack.packb(value)
-            case {"key": str() as key}:
+            case {"key": str() as key, **more} if not more:
                 self._values.pop(key, None)
+            case _:
+                self._strange.append(record)
 
     # ---- the committer's work
     def _write(self, record: dict[str, Any]) -> None:
-        if self._lines > 2 * len(self._values) + SPARE_LINES:
+        if self._lines > 2 * (len(self._values) + len(self._strange)) + SPARE_LINES:
             self._write_anew()
-        self._good_bytes = journal.append(self._disk, self._path, [record], behind=self._good_bytes)
+        self._good_bytes = journal.append(self._disk, self.path, [record], behind=self._good_bytes)
         self._lines += 1
         self._apply(record)
 
     def _write_anew(self) -> None:
-        data = journal.encode({"key": k, "value": v} for k, v in self.items())
-        self._disk.replace_file(self._path, data)
-        self._good_bytes, self._lines = len(data), len(self._values)
+        records = [*self._strange, *({"key": k, "value": v} for k, v in self.items())]
+        data = journal.encode(records)
+        self._disk.replace_file(self.path, data)
+        self._good_bytes, self._lines = len(data), len(records)
 
 
 def _unpack(packed: bytes) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Waiting:
                     one = self._all[ask.id] = _Wait(ask, mark, Refusal("lost"), None, durable=True)
                     self._set_timer(one)
                 case _:
-                    self._forget(bytes.fromhex(key))
+                    events.emit(events.NOT_UNDERSTOOD, file=self._records.path, what=f"the request {key}")
 
     def __len__(self) -> int:
         return len(self._all)

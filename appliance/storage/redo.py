@@ -55,6 +55,8 @@ _SUM: Final = struct.Struct(">I")
 _HEADER_MAGIC: Final = b"phredo1\n"
 _FRAME_MAGIC: Final = b"redo"
 
+_OPERATIONS: Final = frozenset({"create", "write", "touch", "truncate", "rename", "link", "unlink", "mkdir"})
+
 Operation = list[Any]
 """[name, path, …], paths relative to the root."""
 
@@ -102,16 +104,42 @@ class RedoDisk(Disk):
         """Makes the log, or replays it; -> how many operations were done again. Before anybody reads what lies below
         the root. Raises OSError."""
         redone = 0
-        if self._log_path.exists() and self._log_path.stat().st_size == self._log_bytes:
-            operations = list(self._noted())
+        operations = self._found()
+        if operations is not None:
             _Replay(self._inner, self._root, operations).run()
             redone = len(operations)
-        elif not self._make_log():
-            return 0
+            if self._log_path.stat().st_size != self._log_bytes:  # another version's
+                self._inner.syncfs(self._root)
+                operations = None
+        if operations is None and not self._make_log():
+            return redone
         self._log = self._inner.open_write(self._log_path)
         self.dirty = True
         self.checkpoint()
         return redone
+
+    def _found(self) -> list[Operation] | None:
+        """What is noted in the log that is there; None where there is none, or it was never finished. A newer
+        version's, or one that notes what this version can't do, is put aside: it may hold what was acknowledged."""
+        if not self._log_path.exists():
+            return None
+        with self._log_path.open("rb") as file:
+            magic = file.read(len(_HEADER_MAGIC))
+        if magic == _HEADER_MAGIC:
+            operations = list(self._noted())
+            if all(op[0] in _OPERATIONS for op in operations):
+                return operations
+        if magic.strip(b"\0"):
+            self._put_log_aside()
+        return None
+
+    def _put_log_aside(self) -> None:
+        n = 1
+        while (aside := self._root / f"redo.{n}").exists():
+            n += 1
+        self._inner.rename(self._log_path, aside)
+        self._inner.fsync_folder(self._root)
+        events.emit(events.NOT_UNDERSTOOD, file=aside, what="operations that were noted before the power went")
 
     def _make_log(self) -> bool:
         """False where the disk has no room for it: batches then end with syncfs, which is slower and no less safe."""

@@ -28,6 +28,28 @@ COMPATIBLE = "posthouse-x86_64"
 KEY, CERTIFICATE = ROOT / "update-key/key.pem", ROOT / "update-key/certificate.pem"
 """Which scripts/build-image makes where it is given none."""
 
+BROKEN = """#!/usr/bin/python3
+import sys
+from pathlib import Path
+from appliance.storage import journal
+
+def add(path, *records):
+    with path.open("ab") as file:
+        file.write(journal.encode(records))
+
+state = Path("/var/lib/posthouse")
+for envelope in state.glob("spool/queue/*.env"):
+    add(envelope, {"routed": "by pigeon"})
+if not (state / "spool/queue/newer.env").exists():
+    (state / "spool/queue/newer.eml").write_bytes(b"Subject: of a newer version\\r\\n\\r\\n")
+    add(state / "spool/queue/newer.env", {"id": "newer", "recipients": [], "priority": "whenever"})
+add(state / "ledger", {"t": "weather", "id": 9, "rain": True})
+(state / "version").write_text("99.0\\n")
+print("posthouse: this version is broken", file=sys.stderr)
+sys.exit(2)
+"""
+"""A version that writes what the one before does not know, and then does not start."""
+
 
 class Tools:
     """The root with the image's tools, and a folder in it."""
@@ -79,12 +101,12 @@ class Tools:
         return to
 
     def broken_root(self, bundle: Path) -> Path:
-        """A slot's root like the one in `bundle`, in which `posthouse run` refuses to start."""
+        """A slot's root like the one in `bundle`, in which `posthouse run` is `BROKEN`."""
         update, content, root, packed = (self.folder / n for n in ("update", "content", "root", "broken.sqfs"))
         shutil.copy(bundle, update)
         self.run("unsquashfs", "-quiet", "-no-progress", "-d", content, update)  # a bundle is a squashfs too
         self.run("unsquashfs", "-quiet", "-no-progress", "-d", root, content / "rootfs.img")
-        (root / "usr/bin/posthouse").write_text("#!/bin/sh\necho 'posthouse: this version is broken' >&2\nexit 2\n")
+        (root / "usr/bin/posthouse").write_text(BROKEN)
         self.run("mksquashfs", root, packed, "-comp", "gzip", "-Xcompression-level", "1", "-quiet", "-no-progress")
         for made in (root, content):
             shutil.rmtree(made)

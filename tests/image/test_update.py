@@ -72,6 +72,9 @@ def test_an_update_is_installed_tried_and_found_good(
     log_in(board)
     assert slot(board) == "B"
     board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=READY_S)
+    # Nothing is behind ttyS1: a dead line is no fault of the update's.
+    code, outcome = board.run("posthouse dial --force", seconds=300)
+    assert code == 1 and "modem-silent" in outcome, outcome
     wait_trial_over(board)
     now = environment(board)
     assert (now["B_OK"], now["B_TRY"], now["ORDER"].split()[0]) == ("1", "0", "B")
@@ -111,14 +114,28 @@ def test_what_is_refused(start: Callable[..., Board], stick: Path, bundle: Path)
     assert (after["ORDER"].split()[0], after["A_OK"]) == (before["ORDER"].split()[0], "1")
 
 
+def submit(board: Board) -> None:
+    """A message that waits for a call."""
+    mail = "Subject: it waits\\r\\n\\r\\nUntil there is a call.\\r\\n"
+    send = f'smtplib.SMTP("127.0.0.1", 587).sendmail("hanako@harbour.example", ["friend@isp.example"], "{mail}")'
+    board.sh(f"python3 -c 'import smtplib; {send}'", seconds=120)
+
+
 def test_an_update_that_never_gets_healthy_falls_back_by_itself(
     start: Callable[..., Board], stick: Path, bundle: Path
-) -> None:  # fmt: skip
+) -> None:
+    """What waits in the queue is there as it was, and what the other version left behind it is left to that one."""
+    config = stick / "posthouse/posthouse.toml"
+    config.write_text(config.read_text().replace("[mail]\n", '[mail]\ntrusted_networks = ["127.0.0.1"]\n'))
     with Tools.open() as tools:
         tools.bundle(stick / "broken.raucb", tools.broken_root(bundle))
     board = start(stick=stick)
     log_in(board)
     board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=READY_S)
+    submit(board)
+    sums = "sha256sum /etc/posthouse/*.toml /var/lib/posthouse/spool/queue/[0-9a-f]*.eml"
+    before = board.sh(sums)
+    assert len(before.splitlines()) == 3
     board.sh("posthouse update /tmp/stick/broken.raucb", seconds=INSTALL_S)
     board = restart(board, start, stick)
     for _ in range(3):
@@ -132,3 +149,15 @@ def test_an_update_that_never_gets_healthy_falls_back_by_itself(
     wait_trial_over(board)
     assert environment(board)["B_OK"] == "0"
     assert "slot A is back" in board.sh("journalctl -b -u posthouse-good --no-pager EVENT=update-fallen-back")
+    assert board.sh("journalctl --no-pager -o cat EVENT=start-in-vain").count("slot B as one in vain") == 3
+    assert "this version is broken" in board.sh("journalctl --no-pager -b -1 -u posthouse")
+    said = board.sh("posthouse status")
+    assert "in slot B, did not get healthy: slot A is back" in said and "queue     1 message," in said
+    assert board.sh(sums) == before
+    assert "newer than this" in board.sh("journalctl -b --no-pager EVENT=state-newer")
+    left = board.sh("journalctl -b --no-pager EVENT=not-understood")
+    assert "queue/newer.env" in left and "posthouse/ledger" in left
+    board.sh("grep -q weather /var/lib/posthouse/ledger")
+    board.sh("test -s /var/lib/posthouse/spool/queue/newer.env && test -s /var/lib/posthouse/spool/queue/newer.eml")
+    # The next one is told what became of the one before; the same again is as new as it was.
+    assert "did not get healthy" in board.sh("posthouse update /tmp/stick/broken.raucb", seconds=INSTALL_S)

@@ -395,6 +395,15 @@ def test_the_status_for_a_person(stub: Stub, cli: Callable[..., int], capsys: py
     assert "3 messages, 4.4K, the oldest for 100 s (1 in doubt)\n" in text
     assert "2 users; smtp 192.168.77.1:25\n" in text
     assert "services  caller restarting\n" in text
+    assert "update" not in text
+
+
+def test_the_status_tells_of_an_update_that_was_taken_back(
+    stub: Stub, cli: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.answers["status"] = {"result": {**STATUS, "update": "the last update did not get healthy\x1b"}}
+    cli("status")
+    assert "update    the last update did not get healthy\ufffd\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("as_json", [False, True])

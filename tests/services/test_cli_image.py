@@ -13,6 +13,12 @@ from appliance import cli
 from appliance.host import image
 
 
+def test_what_is_said_of_an_update(tmp_path: Path) -> None:
+    assert image.update_said() == ""  # no image, nothing to say
+    (tmp_path / "update").write_text("slot B has an update on trial\n")
+    assert image.update_said(tmp_path / "update") == "slot B has an update on trial"
+
+
 def test_factory_reset_wants_a_yes(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["factory-reset"]) == cli.USAGE
     assert "--yes" in capsys.readouterr().err

@@ -15,7 +15,8 @@ It owns one file under `fetched/`, a journal (`storage.journal`). It knows nothi
 
 Every change is a line appended within the committer's batch and is durable when the method returns. A line that a
 power cut or a full disk tore is cut off before anything is appended behind it. When most lines are history the file
-is written anew.
+is written anew. A whole line that this version does not know is a newer one's and stays, in a file that is written anew
+too; a message of which it tells is neither fetched nor deleted.
 
 An append may be lost after the mail was delivered; `key` names the message in the mailbox, so that the fetcher finds
 it there and records it then (`Inbox.delivered_keys`).
@@ -137,6 +138,7 @@ class FetchedRecord:
         self.parts: dict[str, Part] = {}
         self.asks: dict[str, Ask] = {}
         """Unique-id of a stub's message -> what its user wants."""
+        self._strange: list[Record] = []
         self._asked = trio.Event()
         self.partial = Parts(disk, committer, folder / "parts" / name, self)
         self._disk = disk
@@ -153,6 +155,8 @@ class FetchedRecord:
             return
         for record in replay.records:
             self._apply(record)
+        if self._strange:
+            events.emit(events.NOT_UNDERSTOOD, file=self.path, what=f"{len(self._strange)} records")
         if self.first_fetch is None:  # cut off within `begin`: it will be done again
             self.known = {uid: k for uid, k in self.known.items() if k.state is not KnownState.SKIPPED}
         self._good_bytes, self._lines = replay.good_bytes, len(replay.records)
@@ -186,6 +190,8 @@ class FetchedRecord:
                 "size": int() as size,
                 "mid": str() as mid,
             }:
+                if self._strange:  # what a newer version said of it is history
+                    self._strange = [r for r in self._strange if r.get("uid") != uid]
                 token = str(record.get("token", ""))
                 asked = self.asks.pop(uid, None) or self._asked_for(token)
                 self.known[uid] = Known(uid, KnownState(state), size, mid, token)
@@ -205,6 +211,11 @@ class FetchedRecord:
                 self.folder = Folder(validity, uidnext, exists, modseq)
             case {"checked": float() | int() as wall, "boot": float() | int() as boot, "of": str() as boot_id}:
                 self.checked = Mark(float(wall), float(boot), boot_id)
+            case {"uid": str() as uid}:
+                self._strange.append(record)
+                self.known[uid] = Known(uid, KnownState.SKIPPED, 0)
+            case _:
+                self._strange.append(record)
 
     def _asked_for(self, token: str) -> Ask | None:
         found = (self.asks.get(k.uid) for k in self.known.values() if k.token == token) if token else ()
@@ -263,7 +274,10 @@ class FetchedRecord:
 
     def _write_anew(self) -> None:
         records: list[Record] = [] if self.first_fetch is None else [{"first": self.first_fetch}]
-        records += map(_line, self.known.values())
+        self._strange = [r for r in self._strange if "uid" not in r or r["uid"] in self.known]
+        told = {r.get("uid") for r in self._strange}
+        records += self._strange
+        records += (_line(known) for known in self.known.values() if known.uid not in told)
         records += (part.line(uid) for uid, part in self.parts.items())
         records += ({"ask": uid, "for": what.value} for uid, what in self.asks.items())
         records += [_folder_line(self.folder)] if self.folder is not None else []

@@ -7,7 +7,8 @@ records say what happened: a change is a line appended. `incoming/ID.eml` is a m
 Order of writes. All of a change is one piece of the committer's work, flushed at once, so after a power cut any
 part of it may be there. `recover` therefore believes only what proves itself: an envelope whose message is there in
 full length with the right sum. All else was never acknowledged, or already sent; it goes to `corrupt/` with a journal
-entry. A torn last line of an envelope is a change that nobody was told of.
+entry. A torn last line of an envelope is a change that nobody was told of. An envelope that is whole and makes no sense
+is a newer version's: it stays where it is, with its message, for that one; we do not send it.
 
 It knows nothing of routing, sessions or calls. Whoever waits for its changes waits on `wait_changed`.
 """
@@ -205,6 +206,9 @@ class Spool:
             return None
         replay = journal.replay(env)
         envelope = _from_records(replay.records)
+        if envelope is None and replay.records:
+            events.emit(events.NOT_UNDERSTOOD, file=env, what="the envelope of a message")
+            return None
         if envelope is not None and eml is None and not envelope.open_recipients():
             self._disk.unlink(env)  # settled: only its last file was still to go
             return None
@@ -323,4 +327,5 @@ def _from_records(records: list[dict[str, Any]]) -> Envelope | None:
 
 
 def _recipient(record: dict[str, Any]) -> Recipient:
-    return Recipient(**{**record, "state": RecipientState(record["state"])})
+    known = {f.name: record[f.name] for f in fields(Recipient) if f.name in record}
+    return Recipient(**{**known, "state": RecipientState(record["state"])})
