@@ -21,7 +21,7 @@ from appliance.config.passwords import verify_password
 from appliance.control.server import ControlError
 from appliance.events import clean
 from appliance.modem.device import addresses
-from appliance.relay.calling import PeerCall
+from appliance.relay.calling import LineCircuits, PeerCall
 from appliance.relay.identity import device_identity, own_identity, server_context
 from appliance.relay.records import Records
 from appliance.relay.server import RECORDS, RelayServer
@@ -109,10 +109,13 @@ class RelayPart:
 
     # ---- calls
     def jobs(self, config: Config) -> list[Job]:
-        """Of a call: a link to each peer that is linked by calls."""
+        """Of a call: a link to each peer that is linked by calls, and what circuits come of them, or come in."""
+        if self.slice(config) is None:
+            return []
         names = [peer.name for peer in config.relay.peer if peer.connect == "call" and peer.address]
         back_in, max_call_s = self._house.caller.back_in, config.schedule.max_call_s
-        return [PeerCall(name, lambda: self._server, back_in, max_call_s) for name in names]
+        peers = [PeerCall(name, lambda: self._server, back_in, max_call_s) for name in names]
+        return [*peers, LineCircuits(lambda: self._server)]
 
     def _over_line(self, address: str) -> bool:
         """Whether a connection to this address of ours has come in over the line of the call that is up."""

@@ -113,7 +113,7 @@ class Device:
             return
         leg, end = socket.socketpair()
         leg.setblocking(False)
-        take(leg.detach())
+        take(leg.detach(), False)
         sock = trio.socket.from_stdlib_socket(end)
         stream, call.stream = call.stream, None
         assert stream is not None

@@ -94,13 +94,11 @@ class Listener:
             sock.close()
             return
         sock.setblocking(False)
-        seconds = AUTHENTICATION_S
-        if self.over_line(_bare(sock.getsockname()[0])):
-            seconds = LINE_AUTHENTICATION_S
+        if over_line := self.over_line(_bare(sock.getsockname()[0])):
             as_of_line(sock)
         self._count += 1
         self._strangers[client] = self._strangers.get(client, 0) + 1
-        _Newcomer(self, sock, client, seconds).begin()
+        _Newcomer(self, sock, client, over_line=over_line).begin()
 
     def left(self, client: str) -> None:
         """A stranger is known now, or gone."""
@@ -149,13 +147,13 @@ class _Door:
 class _Newcomer:
     """A connection of which the first bytes are not there yet."""
 
-    __slots__ = ("_client", "_listener", "_seconds", "_sock", "_timer")
+    __slots__ = ("_client", "_listener", "_over_line", "_sock", "_timer")
 
-    def __init__(self, listener: Listener, sock: socket.socket, client: str, seconds: float) -> None:
+    def __init__(self, listener: Listener, sock: socket.socket, client: str, *, over_line: bool) -> None:
         self._listener = listener
         self._sock = sock
         self._client = client
-        self._seconds = seconds
+        self._over_line = over_line
         self._timer: Timer | None = None  # with it, it is in the epoll set
 
     def begin(self) -> None:
@@ -167,6 +165,10 @@ class _Newcomer:
             self._listener.epoll.add(self._sock.fileno(), self)
         except OSError:
             self.stop()
+
+    @property
+    def _seconds(self) -> float:
+        return LINE_AUTHENTICATION_S if self._over_line else AUTHENTICATION_S
 
     def ready(self, mask: int) -> None:
         self._look()
@@ -248,7 +250,7 @@ class _Newcomer:
             pass  # gone again: the circuit will notice
         self._wait_no_more()
         self._listener.left(self._client)
-        take(self._sock.detach())
+        take(self._sock.detach(), self._over_line)
         return True
 
     def _refuse(self, error: FrameError) -> None:

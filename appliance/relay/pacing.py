@@ -1,7 +1,7 @@
 """Circuits leave a call's mail its share of the line (RELAY §6).
 
-It owns the pace of the circuits that go over the line of a call; it must not know what the jobs of the call do. Each
-job that carries circuits looks (`look`) a few times a second.
+It owns the pace of the circuits that go over the line of a call, whoever has opened their connections; it must not know
+what the jobs of the call do. The one that carries the circuits looks (`look`) a few times a second.
 
 How it works. While a job that is not one of these has work under way, the circuits have what `MAIL_SHARE` leaves of
 the line, divided among those that move; else they go as fast as they can. The line's rate is what the modem said at
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from appliance.call import OpenCall
     from appliance.relay.circuits import Circuit
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["JOB", "MAIL_SHARE", "Pacing"]
 
 JOB: Final = "relay "
-"""How the names of the jobs that carry circuits begin."""
+"""How the names of the relay's own jobs begin."""
 MAIL_SHARE: Final = 0.5
 """Half: each unit of the call is paid for, and mail that goes at half the line's rate keeps it up for twice as long at
 the most, however many circuits there are; who types in one hardly notices that his line has become half as fast."""
@@ -45,11 +45,10 @@ ACTIVE_S: Final = 2.0
 
 
 class Pacing:
-    """`over(peers)`: the circuits that go over links to these. `peers`: those whose links go over the line now."""
+    """`on_line()`: the circuits that go over the line."""
 
-    def __init__(self, over: Callable[[Iterable[str]], list[Circuit]]) -> None:
-        self.peers: set[str] = set()
-        self._over = over
+    def __init__(self, on_line: Callable[[], list[Circuit]]) -> None:
+        self._on_line = on_line
         self._call_id = -1
         self._best = 0.0  # bytes/s
         self._correction = 1.0
@@ -60,7 +59,7 @@ class Pacing:
     def look(self, call: OpenCall) -> None:
         """Sets the paces as they are to be now."""
         now = trio.current_time()
-        circuits = self._over(self.peers)
+        circuits = self._on_line()
         self._moved = {c: self._moved.get(c, (c.moved, now)) for c in circuits}
         for circuit, (before, _) in self._moved.items():
             if circuit.moved != before:

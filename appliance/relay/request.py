@@ -152,10 +152,14 @@ class Ask:
         }
 
 
+NOT_OVER_LINE: Final = (False, False)
+
+
 @dataclass(eq=False, slots=True)
 class Request:
     """One that is under way. `sides`: where it came from and where it went; None for a caller that may come back.
-    `accepted`: the callee has said yes, legs are awaited. `given`: for which legs a `ready` has passed."""
+    `accepted`: the callee has said yes, legs are awaited. `given`: for which legs a `ready` has passed. `over_line`:
+    which legs go over our line."""
 
     ask: Ask
     sides: list[Side | None]
@@ -164,6 +168,7 @@ class Request:
     timer: Timer | None = None
     tickets: list[bytes] = field(default_factory=list)
     legs: list[int | None] = field(default_factory=lambda: [None, None])
+    over_line: tuple[bool, bool] = NOT_OVER_LINE
     given: list[bool] = field(default_factory=lambda: [False, False])
     over: bool = False
 
@@ -171,11 +176,12 @@ class Request:
     def id(self) -> bytes:
         return self.ask.id
 
-    @property
-    def links(self) -> tuple[str, str]:
-        """The peers that its sides are, "" for one that is here."""
-        caller, callee = (side.name if side is not None and is_link(side) else "" for side in self.sides)
-        return (caller, callee) if caller or callee else NO_LINKS
+    def came(self, which: int, fd: int, *, over_line: bool) -> None:
+        """A leg is in."""
+        self.legs[which] = fd
+        if over_line:
+            caller, callee = self.over_line
+            self.over_line = (caller or which == CALLER, callee or which == CALLEE)
 
     def close_legs(self) -> None:
         """Those that are in, where no circuit comes of them."""
@@ -183,9 +189,6 @@ class Request:
             if fd is not None:
                 os.close(fd)
                 self.legs[i] = None
-
-
-NO_LINKS: Final = ("", "")
 
 
 def is_link(side: Side) -> TypeGuard[Link]:

@@ -24,6 +24,7 @@ its answer is repeated, or awaited.
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections import Counter
@@ -109,9 +110,9 @@ class _Rung:
 
 class Requests:
     """`join(first, second, request)` makes a circuit of two descriptors. `open_leg(link, ticket, done)` opens a data
-    connection to a peer and calls `done` with its descriptor, or None. `may_have_another(terminal)`: whether that
-    terminal may have one circuit more. `line_budget()`: in how many seconds the budget allows the line what it does not
-    allow now, `inf` where that is not known; None where it does."""
+    connection to a peer; `done` hears its descriptor or None, and whether it goes over our line.
+    `may_have_another(terminal)`: one circuit more. `line_budget()`: in how many seconds the budget allows the line what
+    it does not allow now, `inf` where that is not known; None where it does."""
 
     def __init__(
         self,
@@ -121,7 +122,7 @@ class Requests:
         timers: Timers,
         *,
         join: Callable[[int, int, Request], None],
-        open_leg: Callable[[Link, bytes, Callable[[int | None], None]], None],
+        open_leg: Callable[[Link, bytes, Callable[[int | None, bool], None]], None],
         may_have_another: Callable[[str], bool],
         line_budget: Callable[[], float | None] = lambda: None,
     ) -> None:
@@ -208,7 +209,7 @@ class Requests:
             request = self._by[which].get((link, id))
             if request is not None and request.accepted and not request.given[which] and not link.opened_there:
                 request.given[which] = True
-                self._open_leg(link, ticket, lambda fd, r=request, w=which: self._leg_opened(r, w, fd))  # type: ignore[misc]
+                self._open_leg(link, ticket, functools.partial(self._leg_opened, request, which))
                 return
 
     def link_lost(self, link: Link) -> None:
@@ -404,28 +405,26 @@ class Requests:
         else:
             body["certificate"] = request.callee_certificate if which == CALLER else request.ask.certificate
         request.given[which] = True
-        body["ticket"] = self._tickets.issue(side.name, seconds, lambda fd: self._leg(request, which, fd))
+        body["ticket"] = self._tickets.issue(side.name, seconds, lambda fd, line: self._leg(request, which, fd, line))
         request.tickets.append(body["ticket"])
         self._send(request, which, "ready", body)
 
-    def _leg_opened(self, request: Request, which: int, fd: int | None) -> None:
+    def _leg_opened(self, request: Request, which: int, fd: int | None, over_line: bool) -> None:
         if fd is not None:
-            self._leg(request, which, fd)
+            self._leg(request, which, fd, over_line)
         elif not request.over:
             self._no_circuit(request)
 
-    def _leg(self, request: Request, which: int, fd: int) -> None:
+    def _leg(self, request: Request, which: int, fd: int, over_line: bool) -> None:
         """One of the two data connections is in."""
-        request.legs[which] = fd
+        request.came(which, fd, over_line=over_line)
+        first, second = request.legs
         if request.over:
             request.close_legs()
-            return
-        first, second = request.legs
-        if first is None or second is None:
-            return
-        request.legs = [None, None]
-        self._finish(request)
-        self._join(first, second, request)
+        elif first is not None and second is not None:
+            request.legs = [None, None]
+            self._finish(request)
+            self._join(first, second, request)
 
     def _no_circuit(self, request: Request) -> None:
         self._send(request, CALLEE, "cancel", {"id": request.id})

@@ -39,7 +39,7 @@ from appliance.relay.waiting import Waiting
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from appliance.clock import Clock
     from appliance.config.model import Relay
@@ -65,19 +65,20 @@ TIDY_EVERY_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class CircuitLabel:
-    """Who is connected to what; `links`: the peers that its legs go over, "" for one that is here."""
+    """Who is connected to what."""
 
     caller: str
     callee: str
     service: str
-    links: tuple[str, str]
 
 
 class RelayServer:
     """One run of the relay server. `keys`: peer -> the shared secret's 32 bytes. `records` are
     `RECORDS`. `verify(password, stored)` is `config.passwords`'; `over_line(address)`: whether a local address is a
     line's; `line_wanted` is called when `waiting.line_wanted` may have changed; `line_budget` as in `Requests`.
-    `devices`: name -> its identity."""
+    `devices`: name -> its identity.
+
+    `on_line`: the circuits that go over the line of a call, and which of their legs do; `line_taken`: one more does."""
 
     def __init__(
         self,
@@ -102,7 +103,9 @@ class RelayServer:
         self.timers = Timers()
         self.tickets = Tickets()
         self.circuits = Circuits(idle_limit_s=config.idle_limit_s)
-        self.pacing = Pacing(self.circuits_over)
+        self.on_line: dict[Circuit, tuple[bool, bool]] = {}
+        self.line_taken = trio.Event()
+        self.pacing = Pacing(lambda: list(self.on_line))
         self.enrolment = Enrolment(records["enrolled"], verify)
         self.directory = Directory(site, clock)
         self.memory = Memory(records["table"], clock, site, self.start)
@@ -284,30 +287,28 @@ class RelayServer:
             back_in=back_in,
         )
 
-    def _open_leg(self, link: Link, ticket: bytes, done: Callable[[int | None], None]) -> None:
+    def _open_leg(self, link: Link, ticket: bytes, done: Callable[[int | None, bool], None]) -> None:
         assert isinstance(link, PeerLink)
         address = self.peers.all[link.name].address
 
         async def open_it() -> None:
-            done(await self.dialling.open_leg(link, address, ticket))
+            # A link that we open is without a keepalive where it goes over our line.
+            done(await self.dialling.open_leg(link, address, ticket), link.keepalive == 0)
 
         self.start(open_it)
 
     # ---- circuits
-    def circuits_over(self, peers: Iterable[str]) -> list[Circuit]:
-        """Those that go over links to these."""
-        wanted = set(peers)
-        labels = ((c, c.label) for c in self.circuits)
-        return [c for c, label in labels if isinstance(label, CircuitLabel) and not wanted.isdisjoint(label.links)]
-
     def _join(self, first: int, second: int, request: Request) -> None:
         ask = request.ask
-        label = CircuitLabel(ask.caller, sys.intern(ask.callee), sys.intern(ask.service), request.links)
+        label = CircuitLabel(ask.caller, sys.intern(ask.callee), sys.intern(ask.service))
         try:
-            self.circuits.join(first, second, label, self._on_circuit_end)
+            circuit = self.circuits.join(first, second, label, self._on_circuit_end)
         except (TooManyCircuits, OSError) as error:
             events.emit(events.CIRCUIT_FAILED, caller=ask.caller, callee=ask.callee, service=ask.service, why=error)
             return
+        if any(request.over_line):
+            self.on_line[circuit] = request.over_line
+            self.line_taken.set()
         for name in (ask.caller, ask.callee):
             self._of_terminal[name] = self._of_terminal.get(name, 0) + 1
         events.emit(events.CIRCUIT_UP, caller=ask.caller, callee=ask.callee, service=ask.service)
@@ -315,6 +316,7 @@ class RelayServer:
     def _circuit_ended(self, circuit: Circuit, why: str) -> None:
         label = circuit.label
         assert isinstance(label, CircuitLabel)
+        self.on_line.pop(circuit, None)
         for name in (label.caller, label.callee):
             left = self._of_terminal[name] - 1
             if left:

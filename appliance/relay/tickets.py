@@ -27,7 +27,7 @@ LINE_TICKET_S: Final = 180.0
 class _Issued:
     name: str
     until: float
-    take: Callable[[int], None]
+    take: Callable[[int, bool], None]
 
 
 class Tickets:
@@ -39,9 +39,9 @@ class Tickets:
     def __len__(self) -> int:
         return len(self._issued)
 
-    def issue(self, name: str, seconds: float, take: Callable[[int], None]) -> bytes:
+    def issue(self, name: str, seconds: float, take: Callable[[int, bool], None]) -> bytes:
         """A ticket for `name`; `take` is called with the descriptor of the connection that comes with it, non-blocking
-        and whoever takes it's own from then on."""
+        and whoever takes it's own from then on, and whether it goes over a line."""
         ticket = secrets.token_bytes(TICKET_BYTES)
         self._issued[ticket] = _Issued(name, trio.current_time() + seconds, take)
         return ticket
@@ -50,7 +50,7 @@ class Tickets:
         """One that is not out is no error."""
         self._issued.pop(ticket, None)
 
-    def redeem(self, ticket: bytes, name: str) -> Callable[[int], None] | None:
+    def redeem(self, ticket: bytes, name: str) -> Callable[[int, bool], None] | None:
         """Who takes the connection; None where the ticket is not good. Another's ticket stays good for him."""
         issued = self._issued.get(ticket)
         if issued is None or issued.name != name or issued.until < trio.current_time():

@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from appliance.call import OpenCall, Reason
 from appliance.config.model import RelayPeer
-from appliance.relay.calling import PeerCall
+from appliance.relay import calling
+from appliance.relay.calling import LineCircuits, PeerCall
 from appliance.relay.circuits import NO_PACE, SO_MAX_PACING_RATE, Circuit
 from appliance.relay.connection import NOTSENT_LOWAT
 from appliance.relay.pacing import MAIL_SHARE
-from appliance.relay.server import CircuitLabel
 from fakes.relay_client import join
 from fakes.relay_house import KEYS, House, fingerprint, house
 
@@ -33,7 +34,25 @@ class Sites:
     hub: House
     job: PeerCall
 
+    circuits: LineCircuits
     moving: set[str] = field(default_factory=set)
+
+    def work(self, nursery: trio.Nursery, call: OpenCall) -> trio.Event:
+        """Does the jobs' work as a call does; -> set when neither has any."""
+        done, busy = trio.Event(), {self.job.name, self.circuits.name}
+
+        async def one(job: PeerCall | LineCircuits) -> None:
+            while True:
+                await job.run(call)
+                busy.remove(job.name)
+                if not busy:
+                    done.set()
+                await job.wait_work()
+                busy.add(job.name)
+
+        nursery.start_soon(one, self.job)
+        nursery.start_soon(one, self.circuits)
+        return done
 
     def call(self, id: int = 1) -> OpenCall:
         return OpenCall(
@@ -51,7 +70,8 @@ async def sites(
         own = fingerprint(root / "hub", "hub")
         peer = RelayPeer(name="hub", address=f"127.0.0.1:{hub.port}", fingerprint=own, secret="s", connect="call")
         async with house(root / "site", name="site", peers=(peer,), line_budget=line_budget) as site:
-            yield Sites(site, hub, PeerCall("hub", lambda: site.server, lambda: back_in, 600.0))
+            job = PeerCall("hub", lambda: site.server, lambda: back_in, 600.0)
+            yield Sites(site, hub, job, LineCircuits(lambda: site.server))
 
 
 async def test_a_call_brings_the_tables_together_and_its_end_suspends_the_other_side(tmp_path: Path) -> None:
@@ -101,14 +121,8 @@ async def test_a_request_waits_for_the_call_and_its_circuit_keeps_the_call_up(tm
         assert (await caller.expect("waiting"))["reason"] == "lost"
         assert s.site.server.waiting.line_wanted() == 0
         call = s.call(2)
-        done = trio.Event()
-
-        async def run() -> None:
-            await s.job.run(call)
-            done.set()
-
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(run)
+            done = s.work(nursery, call)
             await callee.expect("invite")
             await callee.send("accept", id=id, certificate=KEYS["pc12"].der)
             near = await join(s.site.port, "pc11", (await caller.expect("ready"))["ticket"])
@@ -116,16 +130,15 @@ async def test_a_request_waits_for_the_call_and_its_circuit_keeps_the_call_up(tm
             while not s.site.server.circuits:
                 await trio.sleep(0.005)
             (circuit,) = s.site.server.circuits
-            assert isinstance(circuit.label, CircuitLabel)
-            held = {link: notsent_lowat(leg.fd) for link, leg in zip(circuit.label.links, circuit.legs, strict=True)}
-            assert held == {"": 0, "hub": NOTSENT_LOWAT}
+            assert s.site.server.on_line == {circuit: (False, True)}
+            assert [notsent_lowat(leg.fd) for leg in circuit.legs] == [0, NOTSENT_LOWAT]
             async with near, far:
                 for _ in range(20):
                     await near.send_all(bytes(1000))
                     await far.receive_some()
                     await trio.sleep(0.05)
                 assert not done.is_set()
-                assert call.tally.circuits == 1
+                assert call.tally.circuits == 1 and not s.hub.server.on_line
                 while call.tally.bytes_out <= 20_000:  # counted a few times a second
                     await trio.sleep(0.05)
                 s.moving |= {"relay hub", "send"}
@@ -138,6 +151,58 @@ async def test_a_request_waits_for_the_call_and_its_circuit_keeps_the_call_up(tm
         while s.site.server.circuits:
             await trio.sleep(0.005)
         await s.hub.until("pc11", "lost")
+
+
+async def test_circuits_of_who_has_come_in_over_the_line_are_paced_and_keep_the_call_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal that knows the address of our line, and is logged in and called over it."""
+    monkeypatch.setattr(calling, "STILL_S", 3600.0)
+    line: set[str] = set()
+    async with house(tmp_path, over_line=lambda address: address in line) as h:
+        caller, callee = await h.login("pc11"), await h.login("pc12", services=("ssh",))
+        id = os.urandom(16)
+        await caller.send("connect", id=id, to="pc12", service="ssh")
+        await callee.expect("invite")
+        await callee.send("accept", id=id, certificate=KEYS["pc12"].der)
+        near = await join(h.port, "pc11", (await caller.expect("ready"))["ticket"])
+        line.add("127.0.0.1")
+        far = await join(h.port, "pc12", (await callee.expect("ready"))["ticket"])
+        job, moving = LineCircuits(lambda: h.server), {"send"}
+        call = OpenCall(1, "pstn", Reason.BY_HAND, 9600, trio.open_tcp_stream, moving=lambda: moving)
+        done = trio.Event()
+        async with trio.open_nursery() as nursery, near, far:
+            while not h.server.on_line:
+                await trio.sleep(0.005)
+            ((circuit, over_line),) = h.server.on_line.items()
+            assert over_line == (False, True)
+
+            async def work() -> None:
+                await job.run(call)
+                await job.wait_work()
+                done.set()
+                await job.run(call)
+
+            nursery.start_soon(work)
+            while paces(circuit) != [int(9600 / 10 * (1 - MAIL_SHARE))] * 2:
+                await trio.sleep(0.01)
+            moving.clear()
+            while set(paces(circuit)) != {NO_PACE}:
+                await trio.sleep(0.01)
+            assert call.tally.circuits == 1
+            for still_s in (3600.0, 0.0):  # there is work; there is none, until something moves again
+                monkeypatch.setattr(calling, "STILL_S", still_s)
+                before = job._moved_at
+                await near.send_all(b"typed")
+                while job._moved_at == before:
+                    await trio.sleep(0.01)
+            assert not done.is_set()
+            monkeypatch.setattr(calling, "STILL_S", 3600.0)
+            await done.wait()
+            nursery.cancel_scope.cancel()  # the call is over
+        while h.server.circuits:
+            await trio.sleep(0.005)
+        assert not h.server.on_line
 
 
 async def test_a_hub_that_cannot_be_reached_is_left_for_the_next_call(tmp_path: Path) -> None:

@@ -142,10 +142,10 @@ async def test_what_lies_behind_a_link_that_is_down_for_longer_than_forget_after
 # ---- §5
 async def test_a_ticket_lives_as_long_as_it_was_issued_for(mock_clock: MockClock) -> None:
     assert (TICKET_S, LINE_TICKET_S) == (30, 180)
-    assert len(Tickets().issue("pc11", TICKET_S, lambda fd: None)) == tickets.TICKET_BYTES == 16
+    assert len(Tickets().issue("pc11", TICKET_S, lambda fd, over_line: None)) == tickets.TICKET_BYTES == 16
     for seconds in (TICKET_S, LINE_TICKET_S):
         out = Tickets()
-        first, second = (out.issue("pc11", seconds, lambda fd: None) for _ in range(2))
+        first, second = (out.issue("pc11", seconds, lambda fd, over_line: None) for _ in range(2))
         mock_clock.jump(seconds - 0.1)
         assert out.redeem(first, "pc12") is None and out.redeem(first, "pc11") is not None
         mock_clock.jump(0.2)

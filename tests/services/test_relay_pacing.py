@@ -43,7 +43,7 @@ class Line:
     carried: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
-        self.pacing = Pacing(lambda peers: self.circuits)
+        self.pacing = Pacing(lambda: self.circuits)
 
     def call(self, id: int = 1) -> OpenCall:
         return OpenCall(
@@ -238,7 +238,7 @@ async def test_mail_has_its_share_of_a_slow_line_beside_many_circuits(
             nursery.start_soon(pour if way == "out" else swallow, stack.enter_context(near))
             flow("circuits", far)
         moving = {"relay hub"}
-        pacing = Pacing(lambda peers: list(circuits))
+        pacing = Pacing(lambda: list(circuits))
         call = OpenCall(
             1, "wwan", Reason.BY_HAND, 0, trio.open_tcp_stream,
             moving=lambda: moving, carried=lambda: (0, sum(got.values())),
