@@ -12,7 +12,10 @@ Rules.
    (RFC 2920 §3.1), so a message costs one round trip; at most one message is then unanswered. With CHUNKING nothing is
    waited for: `BDAT n LAST` follows the last RCPT, its n bytes that, and the next MAIL these (RFC 3030 §4.2). What the
    server said of MAIL and RCPT is then known when the body has gone; its reply to BDAT ends the transaction.
-4. A transaction that the server opened and that did not reach the end of data is closed by RSET before the next.
+4. A transaction that the server opened and that did not reach the end of data is closed by RSET before the next. With
+   CHUNKING that is not known yet when the next begins, so RSET stands before each MAIL behind an unanswered BDAT: where
+   every recipient was refused, Postfix and Exim keep the transaction open, refuse that MAIL, and Exim then takes the
+   next message under the sender of the one before.
 5. 354 to a DATA whose recipients were all refused is answered by an empty message, whose reply counts for nothing
    (RFC 2920 §3.1).
 6. What comes behind the reply to STARTTLS was not protected, and ends the connection (RFC 3207 §4.2).
@@ -259,7 +262,7 @@ class SmtpClient:
         mail_from = mail.command(self.extensions)
         rcpt_to = [rcpt.command(self.extensions) for rcpt in mail.recipients]
         transaction = self._transaction = _Transaction(mail, [None] * len(mail.recipients))
-        if self._needs_reset:
+        if self._needs_reset or (self.chunking and self.end_awaited):
             self._needs_reset = False
             self._queue("RSET", _Expected(Stage.RSET))
         self._queue(mail_from, _Expected(Stage.MAIL, transaction))

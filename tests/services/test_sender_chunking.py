@@ -77,8 +77,34 @@ async def test_no_reply_is_waited_for(outbox: FakeOutbox) -> None:
     call, report = await send(outbox, provider)
     assert report == JobReport()
     assert seen[-1] < 9  # the last one came before the replies to those in front of it
-    assert verbs(provider)[1:] == ["MAIL", "RCPT", "BDAT"] * 10 + ["QUIT"]
+    one = ["MAIL", "RCPT", "BDAT"]
+    assert verbs(provider)[1:] == one + ["RSET", *one] * 9 + ["QUIT"]
     assert call.tally.sent == 10
+
+
+async def test_a_transaction_that_a_refusal_leaves_open(outbox: FakeOutbox) -> None:
+    """As Postfix and Exim do it: where every recipient was refused BDAT is too, and only RSET ends the transaction."""
+    for i in range(6):
+        outbox.put(f"m{i}", message(i), "b@far.example" if i % 2 else "nobody@far.example")
+    is_open = taken = False
+
+    def answer(verb: str, argument: str) -> str | None:
+        nonlocal is_open, taken
+        if verb == "MAIL" and is_open:
+            return "503 5.5.1 nested MAIL command"
+        if verb == "RCPT" and "nobody" in argument:
+            return "550 5.1.1 unknown"
+        if verb == "BDAT" and not taken:
+            return "554 5.5.1 no valid recipients"
+        is_open = verb in ("MAIL", "RCPT")
+        taken = verb == "RCPT"
+        return None
+
+    provider = SmtpProvider(extensions=CHUNKING, answer=answer)
+    assert (await send(outbox, provider))[1] == JobReport()
+    assert provider.connections == 1
+    assert [outbox.states(f"m{i}") for i in range(6)] == [["failed"], ["delivered"]] * 3
+    assert sent(provider) == [ended(message(i)) for i in (1, 3, 5)]
 
 
 async def test_what_is_under_way_is_bounded(outbox: FakeOutbox) -> None:
