@@ -7,8 +7,8 @@ mailboxes or which messages are wanted.
 Rules.
 1. A command is answered when its tag comes back (RFC 3501 §2.2.2); what is untagged before it belongs to the oldest
    command that asks for such a thing. Searches are asked one at a time (§5.5), but where ESEARCH names them.
-2. Up to the login each command waits for the answer before it; so do SELECT, which decides what is asked, and COMPRESS,
-   behind which the bytes change (RFC 4978 §3). All else goes out at once, ENABLE in front of SELECT.
+2. Up to the login each command waits for the answer before it; so does SELECT, which decides what is asked. COMPRESS
+   may go out behind a question, but nothing behind it: there the bytes change (RFC 4978 §3). All else goes out at once.
 3. Only UIDs are used, and only BODY.PEEK, which marks nothing as read (RFC 3501 §6.4.5).
 4. The body of a message goes out as it comes, never held as a whole.
 5. Nothing is expunged without UIDPLUS: a plain EXPUNGE takes what others have marked, too (RFC 4315 §2.1).
@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Final
 
 from appliance.protocol import imap_events as ev
 from appliance.protocol.errors import LocalProtocolError, RemoteProtocolError
-from appliance.protocol.imap_command import ALONE, Ask, Command, compose, plain_login
+from appliance.protocol.imap_command import ALONE, BEHIND, Ask, Command, compose, plain_login
 from appliance.protocol.imap_compression import Compression
 from appliance.protocol.imap_lexer import (
     Continuation,
@@ -105,6 +105,11 @@ class ImapClient:
         return "COMPRESS=DEFLATE" in self.capabilities and self._compression is None
 
     @property
+    def compresses(self) -> bool:
+        """Or will, unless it is refused."""
+        return self._compression is not None or any(c.ask is Ask.COMPRESS for c in self._asked.values())
+
+    @property
     def expunges(self) -> bool:
         """Whether `delete` makes messages go, and does not merely mark them."""
         return "UIDPLUS" in self.capabilities or "IMAP4REV2" in self.capabilities
@@ -144,7 +149,7 @@ class ImapClient:
         self._command(Ask.SELECT, f"{verb} ", folder_name(folder), parameter)
 
     def compress(self) -> None:
-        """COMPRESS DEFLATE; answered by `Compressed`. Nothing else may be under way."""
+        """COMPRESS DEFLATE; answered by `Compressed`."""
         self._command(Ask.COMPRESS, "COMPRESS DEFLATE")
 
     def search(self, *, larger_than: int = 0) -> None:
@@ -235,7 +240,7 @@ class ImapClient:
         while self._commands and self._writing is None and not any(c.ask in ALONE for c in self._asked.values()):
             first = self._commands[0].ask
             before = {c.ask for c in self._asked.values()}
-            if first in ALONE and before and not (first is Ask.SELECT and before <= {Ask.CAPABILITY, Ask.ENABLE}):
+            if first in ALONE and not before <= BEHIND.get(first, frozenset()):
                 return
             command = self._commands.popleft()
             self._number += 1

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from appliance.protocol.imap_events import Listed
 
-__all__ = ["ALONE", "Ask", "Command", "compose", "plain_login"]
+__all__ = ["ALONE", "BEHIND", "Ask", "Command", "compose", "plain_login"]
 
 LITERAL_MINUS: Final = 4096
 """The longest literal that goes out without being asked for under LITERAL- (RFC 7888 §5)."""
@@ -38,6 +38,12 @@ class Ask(StrEnum):
 
 
 ALONE: Final = frozenset({Ask.STARTTLS, Ask.LOGIN, Ask.SELECT, Ask.COMPRESS})
+"""Those behind which nothing goes out before they are answered."""
+BEHIND: Final = {
+    Ask.SELECT: frozenset({Ask.CAPABILITY, Ask.ENABLE}),
+    Ask.COMPRESS: frozenset({Ask.SEARCH, Ask.SIZES}),
+}
+"""What may be unanswered when one of these goes out; nothing with the others."""
 
 
 @dataclass(slots=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,9 @@ import trio
 from appliance.call import JobReport, OpenCall, Reason
 from appliance.config.model import Tls
 from appliance.lab.line import Line, Way
+from appliance.mail.store.parts import MIN_PART
+from appliance.mail.upstream.intake import Intake
+from appliance.protocol.imap_client import ImapClient
 from fakes.fetching import House, house
 
 from . import corpus
@@ -22,6 +25,8 @@ from .conftest import LOGINS
 from .providers import HOST, Certificates, Dovecot
 
 RATE, ROUND_TRIP_S = 115_200, 0.05
+CUT_RATE, CUT_ROUND_TRIP_S = 1_000_000, 0.004
+"""Of the line that is cut again and again: a piece of a turn is 2.5 KB there."""
 CELLS = 24
 """Places of a session at which it is cut by default, each way; `--long` takes every 64th byte."""
 
@@ -33,6 +38,7 @@ class World:
     home: House
     line: Line
     dovecot: Dovecot
+    rate: int = RATE
     flights: list[tuple[Way, bytes]] = field(default_factory=list)
 
     def watch(self, gate: str, way: Way, data: bytes) -> None:
@@ -47,8 +53,8 @@ class World:
         self.line.on_bytes = self.watch
         cut = trio.CancelScope()
         report: JobReport | None = None
-        call = OpenCall(1, "pstn", Reason.BY_HAND, RATE, trio.open_tcp_stream)
-        self.line.up(RATE, on_cut=lambda reason: cut.cancel())
+        call = OpenCall(1, "pstn", Reason.BY_HAND, self.rate, trio.open_tcp_stream)
+        self.line.up(self.rate, on_cut=lambda reason: cut.cancel())
         with trio.fail_after(60):
             with cut:
                 report = await self.home.job.run(call)
@@ -63,9 +69,16 @@ class World:
 
 @asynccontextmanager
 async def world(
-    tmp_path: Path, dovecot: Dovecot, *, port: int = 0, paced: bool = True, **account: object
+    tmp_path: Path,
+    dovecot: Dovecot,
+    *,
+    port: int = 0,
+    paced: bool = True,
+    rate: int = RATE,
+    round_trip_s: float = ROUND_TRIP_S,
+    **account: object,
 ) -> AsyncIterator[World]:
-    line = Line(paced=paced, round_trip_s=ROUND_TRIP_S if paced else 0.0)
+    line = Line(paced=paced, round_trip_s=round_trip_s if paced else 0.0)
     gate = line.add_gate("imap", HOST, port or dovecot.imap)
     account = {
         "protocol": "imap", "host": HOST, "port": gate.port, "login": "u0", "backlog_s": None, **account,
@@ -74,7 +87,7 @@ async def world(
         home.secret = LOGINS["u0"]
         home.restart()
         await nursery.start(line.run)
-        yield World(home, line, dovecot)
+        yield World(home, line, dovecot, rate)
         nursery.cancel_scope.cancel()
 
 
@@ -170,19 +183,39 @@ async def test_a_message_over_several_calls(tmp_path: Path, dovecot: Dovecot) ->
 
 
 @pytest.mark.parametrize("way", ["out", "in"])
-@pytest.mark.parametrize("closes", [False, True], ids=["silent", "closed"])
+@pytest.mark.parametrize("compress", [True, False], ids=["compressed", "plain"])
 async def test_a_cut_anywhere_loses_and_doubles_nothing(
-    tmp_path: Path, dovecot: Dovecot, way: Way, closes: bool, request: pytest.FixtureRequest
+    tmp_path: Path,
+    dovecot: Dovecot,
+    way: Way,
+    compress: bool,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """And of what the site has read of a message no more than `MIN_PART` is fetched twice."""
     mails = [mail(n, size) for n, size in ((1, 0), (2, 700), (3, 9000), (4, 30_000))]
+    taken = 0
+    take = Intake.take
+
+    async def counted(self: Intake, data: bytes) -> None:
+        nonlocal taken
+        taken += len(data)
+        await take(self, data)
+
+    monkeypatch.setattr(Intake, "take", counted)
+    if not compress:
+        monkeypatch.setattr(ImapClient, "can_compress", False)
 
     def fill() -> None:
         dovecot.clear("u0")
         for data in mails:
             dovecot.deliver("u0", data)
 
+    def cell(name: str) -> AbstractAsyncContextManager[World]:
+        return world(tmp_path / name, dovecot, rate=CUT_RATE, round_trip_s=CUT_ROUND_TRIP_S)
+
     fill()
-    async with world(tmp_path / "whole", dovecot, paced=False) as w:
+    async with cell("whole") as w:
         assert (await w.call())[1] == JobReport()
         total = w.line.calls[-1].delivered[way]
     seed = random.SystemRandom().randrange(1 << 32)
@@ -191,12 +224,15 @@ async def test_a_cut_anywhere_loses_and_doubles_nothing(
     places = list(range(choice.randrange(64), total, 64))
     if not request.config.getoption("--long"):
         places = sorted(choice.sample(places, min(len(places), CELLS)))
-    for at in places:
+    again: list[int] = []
+    hurt = 0
+    for n, at in enumerate(places):
         fill()
-        async with world(tmp_path / str(at), dovecot, paced=False) as w:
-            w.line.closes_on_drop = closes
+        taken = 0
+        async with cell(str(at)) as w:
+            w.line.closes_on_drop = n % 2 == 0
             w.line.cut_after(way, at)
-            await w.call()
+            hurt += (await w.call())[1] is None
             w.line.forget_cuts()
             arrived = w.home.inbox.messages
             assert all(m in mails for m in arrived), f"cut at {at}"
@@ -207,3 +243,9 @@ async def test_a_cut_anywhere_loses_and_doubles_nothing(
             assert report == JobReport(), f"cut at {at}: {report}"
             assert sorted(w.home.inbox.messages) == sorted(mails), f"cut at {at}"
             assert dovecot.waiting("u0") == []
+            again.append(taken - sum(map(len, mails)))
+            assert 0 <= again[-1] < MIN_PART, f"{again[-1]} bytes of messages came twice, cut at {at}"
+    assert hurt
+    print(
+        f"{len(places)} cuts, {hurt} within the work; bytes that came twice: {sum(again)}, at most {max(again)} at once"
+    )

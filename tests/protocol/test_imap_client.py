@@ -385,6 +385,18 @@ def test_compression_begins_right_behind_its_answer(feed: Feed) -> None:
         feed(client, b"* 1 EXISTS\r\n" * 10)
 
 
+def test_compress_goes_out_behind_a_question_and_nothing_behind_it(feed: Feed) -> None:
+    client = selected(feed)
+    client.search()
+    client.compress()
+    client.retrieve([1])
+    assert client.data_to_send() == b"A3 UID SEARCH RETURN (ALL) ALL\r\nA4 COMPRESS DEFLATE\r\n"
+    assert client.compresses
+    answers = b'* ESEARCH (TAG "A3") UID ALL 1\r\nA3 OK\r\nA4 OK active\r\n'
+    assert feed(client, answers) == [Found((1,)), Compressed(True)]
+    assert zlib.decompressobj(wbits=-15).decompress(client.data_to_send()) == b"A5 UID FETCH 1 (UID BODY.PEEK[])\r\n"
+
+
 # ---- the lexer
 @pytest.mark.parametrize(
     ("line", "values"),

@@ -4,6 +4,7 @@ the server gone at every point there is, over as many calls as it takes."""
 from __future__ import annotations
 
 import ssl
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ import trustme
 from appliance.call import JobReport, OpenCall
 from appliance.config.model import Tls
 from appliance.mail.store.fetched import delivery_key
-from appliance.mail.upstream.imap_fetch import FEW
+from appliance.mail.upstream.imap_fetch import FEW, PACKED, WINDOW
+from appliance.mail.upstream.intake import Intake
+from appliance.protocol.imap_client import ImapClient
+from appliance.protocol.imap_syntax import read_set
 from fakes.clock import NOON
 from fakes.fetching import House, house, message
 from fakes.imap import ALL, ImapProvider
@@ -88,10 +92,9 @@ async def test_round_trips_do_not_grow_with_the_messages(tmp_path: Path) -> None
             "AUTHENTICATE",
             "ENABLE",
             "SELECT",
+            "SEARCH",
+            "SEARCH",
             "COMPRESS",
-            "SEARCH",
-            "SEARCH",
-            "FETCH",
             "FETCH",
             "STORE",
             "EXPUNGE",
@@ -100,7 +103,7 @@ async def test_round_trips_do_not_grow_with_the_messages(tmp_path: Path) -> None
         for i in range(100):
             provider.add(message(100 + i))
         await fetched(home, provider)
-        assert verbs(provider)[:6] == ["AUTHENTICATE", "ENABLE", "SELECT", "COMPRESS", "SEARCH", "SEARCH"]
+        assert verbs(provider)[:6] == ["AUTHENTICATE", "ENABLE", "SELECT", "SEARCH", "SEARCH", "COMPRESS"]
         assert set(verbs(provider)[6:-3]) == {"FETCH"}
         assert verbs(provider)[-3:] == ["STORE", "EXPUNGE", "LOGOUT"]
         assert len(home.inbox.messages) == 120
@@ -182,19 +185,42 @@ async def test_small_before_large_and_many_to_a_fetch(tmp_path: Path) -> None:
         assert [a.partition(" ")[0] for a in provider.asked] == ["2:3,5", "6", "4", "1"]
 
 
-async def test_what_is_asked_for_is_bounded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compress", [True, False])
+async def test_what_is_asked_for_is_bounded(tmp_path: Path, compress: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what has not come, however late the server says that a FETCH is done."""
+    asked, most = [0], [0]
+    retrieve, finish = ImapClient.retrieve, Intake.finish
+
+    def counted(client: ImapClient, uids: Collection[int]) -> None:
+        asked[0] += len(uids)
+        most[0] = max(most[0], asked[0])
+        retrieve(client, uids)
+
+    async def come(self: Intake, nursery: trio.Nursery) -> None:
+        asked[0] -= 1
+        await finish(self, nursery)
+
+    monkeypatch.setattr(ImapClient, "retrieve", counted)
+    monkeypatch.setattr(Intake, "finish", come)
+    capabilities = tuple(c for c in ALL if compress or not c.startswith("COMPRESS"))
+    window = WINDOW * (PACKED if compress else 1)
     async with house(tmp_path, **IMAP) as home:
-        provider = server(30, 30_000)
-        most = [0]
+        await fetched(home, server(60, 30_000, capabilities=capabilities), unbuffered=True)
+        assert len(home.inbox.messages) == 60
+    assert window <= most[0] * 30_000 < window + 30_000
 
-        def point(name: str) -> None:
-            if name == "half a message":
-                most[0] = max(most[0], len(provider.asked))
 
-        provider.point = point  # type: ignore[method-assign]
-        await fetched(home, provider, unbuffered=True)
-        assert len(home.inbox.messages) == 30
-        assert most[0] == 30  # one to a FETCH, in the end all of them
+async def test_one_that_is_not_given_keeps_no_other_back(tmp_path: Path) -> None:
+    async with house(tmp_path, **IMAP) as home:
+
+        def answer(verb: str, argument: str) -> str | None:
+            which, _, what = argument.partition(" ")
+            return "NO damaged" if "BODY.PEEK[]" in what and 3 in read_set(which) else None
+
+        provider = server(6, answer=answer)
+        call, report = await home.fetch(provider)
+        assert report.detail == "message 3 was not given: damaged"
+        assert (call.tally.fetched, list(provider.mails)) == (5, [3])
 
 
 async def test_keep_leaves_all_and_forgets_what_has_gone(tmp_path: Path) -> None:
@@ -245,7 +271,7 @@ async def test_what_is_expunged_by_another_meanwhile_is_no_fault(tmp_path: Path)
 async def test_a_message_that_the_server_will_not_give(tmp_path: Path) -> None:
     async with house(tmp_path, **IMAP) as home:
         provider = server(2)
-        provider.add(message(7, 100_000))
+        provider.add(message(7, 200_000))
         provider.answer = lambda verb, argument: "NO damaged" if argument.startswith("3 (UID BODY.PEEK[]") else None
         call, report = await home.fetch(provider)
         assert "message 3 was not given: damaged" in report.detail

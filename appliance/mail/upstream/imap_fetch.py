@@ -18,10 +18,11 @@ A size costs a line of 37 bytes, and of a letter nobody needs it: one search say
 `LETTER`, and of those alone sizes are asked for; of all where there are few, where room is scarce, and where the
 account keeps its mail, for by its size a message is known should UIDVALIDITY change.
 
-Then COMPRESS, if it is offered. Small messages come before large ones, many to a FETCH, and so many are asked for that
-the line never waits. A message that a cut left behind is asked for from its next byte on. What is kept is deleted with
-one STORE and one UID EXPUNGE at the end, in the flight of LOGOUT; a line that drops before costs nothing but that they
-are deleted in the next call. Without UIDPLUS nothing is expunged: they are marked as deleted and known by their UIDs.
+COMPRESS, if it is offered, goes out behind the first question. Small messages come before large ones, many to a FETCH,
+and so many are asked for that the line never waits. A message that a cut left behind is asked for from its next byte
+on. What is kept is deleted with one STORE and one UID EXPUNGE at the end, in the flight of LOGOUT; a line that drops
+before costs nothing but that they are deleted in the next call. Without UIDPLUS nothing is expunged: they are marked as
+deleted and known by their UIDs.
 """
 
 from __future__ import annotations
@@ -54,8 +55,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ImapFetch"]
 
-TOGETHER: Final = WINDOW // 2
-"""Bytes of messages in one FETCH: its answer's last line costs 40 bytes, and a list of UIDs is short."""
+PACKED: Final = 4
+"""Windows that are asked for at once where the answers come compressed: text takes a quarter of its length."""
+
+TOGETHER: Final = 2
+"""FETCHes of letters in a window: the answer's last line costs 40 bytes, and where it is compressed the server
+begins a new block behind each, some 100 bytes."""
 
 LETTER: Final = 8 * 1024
 """Bytes: a message that is no larger is fetched without its size being known before."""
@@ -89,19 +94,24 @@ class _Wanted:
 
 @dataclass(slots=True, eq=False)
 class _Asked:
-    """One FETCH. `left`: what of it has not come, by UID; `uids`, `size`: what was asked for."""
+    """One FETCH. `uids`: what was asked for; `left`: what of it has not come, by UID."""
 
     left: dict[int, _Wanted]
     uids: tuple[int, ...] = ()
-    size: int = 0
 
     def __post_init__(self) -> None:
         self.uids = tuple(self.left)
-        self.size = sum(m.size - m.have for m in self.left.values())
+
+    @property
+    def size(self) -> int:
+        """Bytes that are to come."""
+        return sum(m.size - m.have for m in self.left.values())
 
 
 class ImapFetch:
-    """`_asked`: the FETCHes that are out; `_next`: above every UID that was looked at."""
+    """`_asked`: the FETCHes that are out; `_waiting`: what is not asked for yet; `_window`: bytes of messages that are
+    asked for at once; `_alone`: names of messages that are not asked for with others; `_next`: above every UID that was
+    looked at."""
 
     def __init__(
         self,
@@ -127,6 +137,9 @@ class ImapFetch:
         self._asked: deque[_Asked] = deque()
         self._gone: list[str] = []  # another client deleted them
         self._next = 0
+        self._window = WINDOW
+        self._waiting: deque[_Wanted] = deque()
+        self._alone: set[str] = set()
         self._letter = min(LETTER, stubs.limit) if stubs is not None else LETTER
 
     async def run(self) -> None:
@@ -149,10 +162,8 @@ class ImapFetch:
                 self._client.logout()
                 await self._session.send_last()
                 return
-            if self._client.can_compress and self._selected.exists:
-                self._client.compress()
-                await self._session.one(imap.Compressed)
             wanted = await self._decide()
+            self._compress()
             await self._make_stubs([m for m in wanted if self._intake.leaves(m)])
             await self._fetch([m for m in wanted if not self._intake.leaves(m)], nursery)
             if not self._intake.failure:
@@ -161,6 +172,11 @@ class ImapFetch:
             self.failure = self.failure or str(error)
         except OSError as error:
             self.failure = f"the disk failed: {error}"
+
+    def _compress(self) -> None:
+        """In the flight of the first question, which so costs no round trip of its own."""
+        if self._client.can_compress and self._selected.exists and not self._client.compresses:
+            self._client.compress()
 
     # ---- what is there
     def _unchanged(self) -> bool:
@@ -232,6 +248,7 @@ class ImapFetch:
         apart = exists > FEW and not self._account.keep and self._client.searches_at_once
         if apart:
             self._client.search(larger_than=self._letter)
+        self._compress()
         found = await self._session.some(imap.Found, 1 + apart)
         return list(found[0].uids), set(found[1].uids) if apart and self._intake.room_for(
             exists * self._letter
@@ -265,6 +282,7 @@ class ImapFetch:
             return await self._measured([uid for uid in there if uid >= left.uidnext], larger)
         if more:
             self._client.sizes((), from_uid=left.uidnext)
+            self._compress()
             listing = await self._session.one(imap.Listing)
             messages = [m for m in listing.messages if m.uid >= left.uidnext]  # `9:*` names the last one too
         if self._selected.exists != left.exists + len(messages):
@@ -352,10 +370,13 @@ class ImapFetch:
                         await self._intake.stub(group.pop(event.uid), event.data or b"")
 
     async def _fetch(self, wanted: list[_Wanted], nursery: trio.Nursery) -> None:
-        waiting = deque(wanted)
+        self._waiting.extend(wanted)
+        self._window = WINDOW * PACKED if self._client.compresses else WINDOW
         while not self._intake.failure:
-            while waiting and (not self._asked or sum(a.size for a in self._asked) < WINDOW + self._asked[0].size):
-                self._ask(waiting)
+            # By what has not come, not by FETCHes that were answered: Dovecot answers all that it was asked at once,
+            # and only when the last of them is done.
+            while self._waiting and sum(asked.size for asked in self._asked) < self._window:
+                self._ask()
             if not self._asked:
                 break
             for event in await self._session.events():
@@ -363,15 +384,17 @@ class ImapFetch:
         await self._intake.drained()
         await self._record.forget(self._gone)
 
-    def _ask(self, waiting: deque[_Wanted]) -> None:
+    def _ask(self) -> None:
         """One FETCH: what is left of one message, or as many whole ones as go together."""
         together: list[_Wanted] = []
-        size = 0
-        while waiting and not (together and (together[0].have or waiting[0].have or size + waiting[0].size > TOGETHER)):
-            message = waiting.popleft()
+        left = self._window // TOGETHER
+        while self._waiting and (not together or self._waiting[0].size <= left):
+            if together and (self._is_alone(together[0]) or self._is_alone(self._waiting[0])):
+                break
+            message = self._waiting.popleft()
             if self._intake.expect(message):
                 together.append(message)
-                size += message.size
+                left -= message.size
         if not together:
             return
         first = together[0]
@@ -380,6 +403,10 @@ class ImapFetch:
         else:
             self._client.retrieve([m.number for m in together])
         self._asked.append(_Asked({m.number: m for m in together}))
+
+    def _is_alone(self, message: _Wanted) -> bool:
+        """Larger than a letter too: what goes together comes in the order of the UIDs, not of the sizes."""
+        return message.size > LETTER or message.have > 0 or message.uid in self._alone
 
     async def _on_event(self, event: imap.Event, nursery: trio.Nursery) -> None:
         match event:
@@ -397,6 +424,9 @@ class ImapFetch:
                     self._intake.no_longer(message)
                     if done:
                         self._gone.append(message.uid)
+                    elif len(uids) > 1:  # it may be another one's fault
+                        self._alone.add(message.uid)
+                        self._waiting.append(message)
                     else:
                         self.not_given.append(f"message {message.number} was not given: {text}")
             case _:
