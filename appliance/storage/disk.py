@@ -109,7 +109,8 @@ class Disk:
     def link(self, old: Path, new: Path) -> None:
         os.link(old, new)
 
-    def unlink(self, path: Path) -> None:
+    def unlink(self, path: Path, *, moved: bool = False) -> None:
+        """`moved`: another program gave it this name, beside us and without a flush."""
         os.unlink(path)
 
     def mkdir(self, path: Path, *, mode: int = FOLDER_MODE) -> None:

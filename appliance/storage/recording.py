@@ -141,7 +141,7 @@ class RecordingDisk(Disk):
         Disk.link(self, old, new)
         self._record(Operation("link", path=self._relative(old), other=self._relative(new)))
 
-    def unlink(self, path: Path) -> None:
+    def unlink(self, path: Path, *, moved: bool = False) -> None:
         Disk.unlink(self, path)
         self._record(Operation("unlink", path=self._relative(path)))
 

@@ -17,8 +17,9 @@ Why replay over a newer state comes out right: operations set, they do not add. 
 offset, a name that is gone is passed over; a write to a file that was renamed later finds it under its later name.
 It takes one rule: a name is one file's for ever (as the spool's and the Maildir's are, being unique), or is replaced
 whole (`Disk.replace_file`): by a logged file in order, by an unlogged one with a checkpoint.
-What others did to a file meanwhile (Dovecot moving new mail to cur/) is theirs to reconcile: the log is emptied
-seconds after the last batch, so that it is rarely more than nothing.
+What others did to a file meanwhile (Dovecot moving new mail to cur/) the log does not know, so that replay brings it
+back under the name that it had: `Mailbox.recover` puts that right, and a batch that removes such a file ends with a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -361,8 +362,10 @@ class RedoDisk(Disk):
             self._note("link", before, after)
             self._named.add(after)
 
-    def unlink(self, path: Path) -> None:
+    def unlink(self, path: Path, *, moved: bool = False) -> None:
         self._inner.unlink(path)
+        # The log knows it by another name, or the disk may still have it under one: replay would not remove it.
+        self._needs_checkpoint |= moved and self._noting
         name = self._name(path)
         self._unlogged.discard(name)
         self._in_log.discard(name)

@@ -7,7 +7,6 @@ The scenario runs once on a recording disk; each cut is then a folder of its own
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from appliance.clock import SystemClock
 from appliance.config.model import Mail, Site, Smarthost, User
 from appliance.mail.envelope import Envelope, Recipient, RecipientState, Verdict
 from appliance.mail.office import PostOffice
-from appliance.mail.store.mailbox import Mailbox
+from appliance.mail.store.mailbox import Mailbox, StoredMessage
 from appliance.mail.store.spool import Spool
 from appliance.storage.committer import Committer
 from appliance.storage.disk import Disk
@@ -90,25 +89,34 @@ def body_of(name: str, size: int) -> bytes:
     return f"Subject: {name}\r\n\r\n".encode() + (name.encode() + b".") * (size // (len(name) + 1)) + b"end\r\n"
 
 
-SIZES = {"remote": 300, "local": 200, "both": 400, "mixed": 500, "large": 150_000, "sent": 100, "failed": 120}
+SIZES = {
+    "remote": 300, "local": 200, "both": 400, "mixed": 500, "large": 150_000, "seen": 250, "read": 270, "sent": 100,
+    "failed": 120,
+}  # fmt: skip
 RECIPIENTS = {
     "remote": ["a@far.example"],
     "local": ["hanako@harbour.example"],
     "both": ["hanako@harbour.example", "taro@harbour.example"],
     "mixed": ["taro@harbour.example", "b@far.example", "c@far.example"],
     "large": ["d@far.example"],
+    "seen": ["taro@harbour.example"],
+    "read": ["taro@harbour.example"],
     "sent": ["e@far.example"],
     "failed": ["f@far.example", "g@far.example"],
 }
 COPIES = {"both": 2, "mixed": 2}
 
 
-async def scenario(stores: Stores, mark: Callable[[str], None]) -> None:
+async def scenario(stores: Stores, disk: RecordingDisk) -> None:
     """Marks `+name` where 250 is said and `-name` where a message may be gone from then on (`~`: before it)."""
+    mark = disk.mark
     envelopes = {}
     for name, recipients in RECIPIENTS.items():
         envelopes[name] = await submit(stores, name, recipients, SIZES[name])
         mark(f"+{name}")
+        if name in ("seen", "read"):
+            mark(f"{name} by IMAP")
+            see(stores.boxes["taro"], disk)
     office = stores.office
     await office.in_doubt(envelopes["sent"], [0])
     mark("?sent")
@@ -123,10 +131,25 @@ async def scenario(stores: Stores, mark: Callable[[str], None]) -> None:
     await office.hold(envelopes["remote"], True)
     mark("held")
     await office.hold(envelopes["remote"], False)
+    mark("~read")
+    await stores.boxes["taro"].delete([m for m in stores.boxes["taro"].messages() if _holds(m, "read")])
+    mark("-read")
     messages = [m for m in stores.boxes["hanako"].messages() if m.size < 400]
     mark("~local")
     await stores.boxes["hanako"].delete(messages[:1])
     mark("-local")
+
+
+def see(box: Mailbox, disk: RecordingDisk) -> None:
+    """What Dovecot does when a user's IMAP program has looked: beside Posthouse, and without a flush."""
+    for message in box.messages():
+        if message.path.parent.name == "new":
+            disk.rename(message.path, box.root / "cur" / f"{message.base}:2,")
+            disk.rename(box.root / "cur" / f"{message.base}:2,", box.root / "cur" / f"{message.base}:2,S")
+
+
+def _holds(message: StoredMessage, name: str) -> bool:
+    return message.path.read_bytes().endswith(body_of(name, SIZES[name]))
 
 
 async def record(root: Path, log_bytes: int) -> RecordingDisk:
@@ -134,7 +157,7 @@ async def record(root: Path, log_bytes: int) -> RecordingDisk:
     stores, committer = open_stores(root, disk, log_bytes)
     async with trio.open_nursery() as nursery:
         await nursery.start(committer.run)
-        await scenario(stores, disk.mark)
+        await scenario(stores, disk)
         nursery.cancel_scope.cancel()
     return disk
 

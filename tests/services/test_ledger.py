@@ -51,7 +51,7 @@ class FullDisk(Disk):
         if len(part) < len(data):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    def unlink(self, path: Path) -> None:
+    def unlink(self, path: Path, *, moved: bool = False) -> None:
         self.room += path.stat().st_size
         super().unlink(path)
 

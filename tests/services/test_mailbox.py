@@ -259,7 +259,7 @@ async def test_delete_finds_what_was_moved_and_flushes_once(running: Mailbox) ->
 async def test_delete_says_when_it_could_not(running: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
     put(running)
 
-    def broken(path: Path) -> None:
+    def broken(path: Path, *, moved: bool) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(running._disk, "unlink", broken)
@@ -414,6 +414,20 @@ async def test_what_the_redo_log_brought_back_beside_its_moved_self_goes(tmp_pat
     (running.root / "cur" / f"{message.base}:2,S").hardlink_to(message.path)
     running.recover()
     assert [m.path.parent.name for m in running.messages()] == ["cur"]
+
+
+@pytest.mark.parametrize("there", [b"", b"Subject: onc\0\r\n\r\n"])
+async def test_and_takes_its_place_where_only_the_name_had_reached_the_disk(
+    tmp_path: Path, running: Mailbox, there: bytes
+) -> None:
+    draft = running.draft()
+    draft.write_nowait(b"Subject: once\r\n\r\n")
+    await running.deliver(draft)
+    (message,) = running.messages()
+    (running.root / "cur" / f"{message.base}:2,S").write_bytes(there)
+    running.recover()
+    assert [m.path.name for m in running.messages()] == [f"{message.base}:2,S"]
+    assert contents(running) == [b"Subject: once\r\n\r\n"]
 
 
 async def test_what_is_delivered_in_the_place_of_another(running: Mailbox) -> None:

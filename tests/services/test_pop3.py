@@ -381,7 +381,7 @@ async def test_a_deletion_that_fails_is_said(
     expected_errors.append("the disk failed")
     house.put(*MAILS)
 
-    def broken(path: Path) -> None:
+    def broken(path: Path, *, moved: bool) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(house.committer.disk, "unlink", broken)

@@ -140,11 +140,15 @@ class Mailbox:
             with contextlib.suppress(FileNotFoundError):
                 if path.name.endswith(_DRAFT) or self._wall() - path.stat().st_mtime > STALE_S:
                     self._disk.unlink(path)
-        moved = {path.name.partition(":")[0] for path in self._cur.iterdir()}
+        moved = {path.name.partition(":")[0]: path for path in self._cur.iterdir()}
         for path in [p for p in self._new.iterdir() if p.name in moved]:
-            # Dovecot had moved it to cur/, and the redo log brought it back: one of the two is enough.
+            # Dovecot had moved it to cur/, and the redo log brought it back. One of the two is enough, and what lies in
+            # cur/ may be a name alone: nobody flushed the bytes that it was moved with.
             with contextlib.suppress(FileNotFoundError):
-                self._disk.unlink(path)
+                if self._is_whole(path) and not self._is_whole(moved[path.name]):
+                    self._disk.rename(path, moved[path.name])
+                else:
+                    self._disk.unlink(path)
         found = []
         for message in self.messages():
             # What has no sum of ours in its name another program wrote, flushed and answers for.
@@ -161,11 +165,17 @@ class Mailbox:
                     self._put_aside(message, "its sum is wrong")
 
     def _crc32_of(self, message: StoredMessage) -> int:
-        crc = 0
         with self.open(message) as file:
-            while data := file.read(READ):
-                crc = zlib.crc32(data, crc)
-        return crc
+            return _crc32(file)
+
+    @staticmethod
+    def _is_whole(path: Path) -> bool:
+        """As far as its name says; of what another program wrote it says nothing."""
+        message = _parse(path.parent, path.name)
+        if message is None or message.crc32 is None:
+            return True
+        with open(path, "rb", buffering=0) as file:
+            return os.fstat(file.fileno()).st_size == message.size and _crc32(file) == message.crc32
 
     def _put_aside(self, message: StoredMessage, why: str) -> None:
         self._disk.mkdir(self._corrupt)
@@ -341,7 +351,7 @@ class Mailbox:
                 return
             for path in paths.values():
                 with contextlib.suppress(FileNotFoundError):
-                    self._disk.unlink(path)
+                    self._disk.unlink(path, moved=path.parent == self._cur)
         if self._find(bases):
             raise OSError("messages keep being renamed while they are deleted")
 
@@ -368,6 +378,14 @@ def _parse(folder: Path, name: str) -> StoredMessage | None:
     if ours is None:
         return StoredMessage(path, base, order, size, wire_size, None, "")
     return StoredMessage(path, base, order, size, wire_size, int(ours["crc"], 16), ours["key"] or "")
+
+
+def _crc32(file: BinaryIO) -> int:
+    """Of what follows in an unbuffered file."""
+    crc = 0
+    while data := file.read(READ):
+        crc = zlib.crc32(data, crc)
+    return crc
 
 
 def _bare_line_feeds(path: Path) -> int:
