@@ -14,8 +14,8 @@ Rules.
    server said of MAIL and RCPT is then known when the body has gone; its reply to BDAT ends the transaction.
 4. A transaction that the server opened and that did not reach the end of data is closed by RSET before the next. With
    CHUNKING that is not known yet when the next begins, so RSET stands before each MAIL behind an unanswered BDAT: where
-   every recipient was refused, Postfix and Exim keep the transaction open, refuse that MAIL, and Exim then takes the
-   next message under the sender of the one before.
+   every recipient was refused Exim keeps the transaction open, refuses that MAIL, and takes its message under the sender
+   of the one before.
 5. 354 to a DATA whose recipients were all refused is answered by an empty message, whose reply counts for nothing
    (RFC 2920 §3.1).
 6. What comes behind the reply to STARTTLS was not protected, and ends the connection (RFC 3207 §4.2).

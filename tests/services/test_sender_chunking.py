@@ -83,7 +83,7 @@ async def test_no_reply_is_waited_for(outbox: FakeOutbox) -> None:
 
 
 async def test_a_transaction_that_a_refusal_leaves_open(outbox: FakeOutbox) -> None:
-    """As Postfix and Exim do it: where every recipient was refused BDAT is too, and only RSET ends the transaction."""
+    """As Exim does it: where every recipient was refused BDAT is too, and only RSET ends the transaction."""
     for i in range(6):
         outbox.put(f"m{i}", message(i), "b@far.example" if i % 2 else "nobody@far.example")
     is_open = taken = False
