@@ -196,5 +196,6 @@ def _nice(value: Decimal) -> Decimal:
 
 
 def _short(value: Decimal) -> str:
-    short = value.quantize(Decimal(1)) if value >= 100 else value.quantize(Decimal("0.01")).normalize()
+    """Three digits that count, so that a quarter of every scale is told exactly; whole numbers in full."""
+    short = value.quantize(Decimal(1)) if value >= 100 else Decimal(f"{value:.3g}").normalize()
     return f"{short:f}"

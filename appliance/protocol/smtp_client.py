@@ -14,8 +14,8 @@ Rules.
    server said of MAIL and RCPT is then known when the body has gone; its reply to BDAT ends the transaction.
 4. A transaction that the server opened and that did not reach the end of data is closed by RSET before the next. With
    CHUNKING that is not known yet when the next begins, so RSET stands before each MAIL behind an unanswered BDAT: where
-   every recipient was refused Exim keeps the transaction open, refuses that MAIL, and takes its message under the sender
-   of the one before.
+   every recipient was refused Exim keeps it open, refuses that MAIL, and takes its message under the sender of the one
+   before.
 5. 354 to a DATA whose recipients were all refused is answered by an empty message, whose reply counts for nothing
    (RFC 2920 §3.1).
 6. What comes behind the reply to STARTTLS was not protected, and ends the connection (RFC 3207 §4.2).
@@ -259,7 +259,7 @@ class SmtpClient:
         if not mail.recipients or self.obstacle(mail) is not None:
             raise LocalProtocolError("this message can't be sent to this server")
         # All of it before anything changes: one that can't be said must leave the connection fit for the next.
-        mail_from = mail.command(self.extensions)
+        mail_from = mail.command(self.extensions, sized=not self.chunking)
         rcpt_to = [rcpt.command(self.extensions) for rcpt in mail.recipients]
         transaction = self._transaction = _Transaction(mail, [None] * len(mail.recipients))
         if self._needs_reset or (self.chunking and self.end_awaited):

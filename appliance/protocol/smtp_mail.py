@@ -56,9 +56,10 @@ class Mail:
     def needs_smtputf8(self) -> bool:
         return self.smtputf8 or not all(p.isascii() for p in self.paths)
 
-    def command(self, extensions: Mapping[str, str]) -> str:
+    def command(self, extensions: Mapping[str, str], *, sized: bool = True) -> str:
+        """Not `sized`: BDAT behind it in the same flight says the size."""
         out = f"MAIL FROM:<{self.sender}>"
-        if "SIZE" in extensions:
+        if sized and "SIZE" in extensions:
             out += f" SIZE={self.size}"
         if self.eight_bit and "8BITMIME" in extensions:
             out += " BODY=8BITMIME"

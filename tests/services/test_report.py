@@ -9,12 +9,14 @@ from html.parser import HTMLParser
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pytest
+
 from appliance.call import Outcome, Reason, Share, Tally
 from appliance.calls.entry import FREE, Charge, Entry
 from appliance.calls.report import report
 from appliance.clock import Mark
 from appliance.config.model import Period, Tariff
-from appliance.control.report_page import page
+from appliance.control.report_page import _short, page
 from appliance.control.report_view import as_csv, as_text, money
 from fakes.clock import NOON
 
@@ -173,3 +175,11 @@ def test_columns_are_as_high_as_what_was_paid() -> None:
         bars[kind, one.split("<title>")[1].split(":")[0]] = float(one.split('height="')[1].split('"')[0])
     assert bars["paid", "2026-01-05"] / bars["paid", "2026-01-06"] == 3.0
     assert bars["each", "2026-01-05"] / bars["paid", "2026-01-06"] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("0", "0"), ("0.0375", "0.0375"), ("0.5", "0.5"), ("12.5", "12.5"), ("100", "100"), ("1250.4", "1250")],
+)
+def test_marks_of_a_scale(value: str, text: str) -> None:
+    assert _short(Decimal(value)) == text
