@@ -55,7 +55,7 @@ class FirewallPart:
         return (rules,) if rules is not None else ("taken away",) if self._loaded else None
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        from appliance.network.netlink import close_way  # pyroute2 costs 80 ms and 13 MB
+        from appliance.network.netlink import close_way  # pyroute2 costs 40 ms and 6 MB
 
         rules, nft = rules_of(self._house.config), Nft()
         try:

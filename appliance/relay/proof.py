@@ -7,11 +7,6 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-
 from appliance.protocol.relay import login_message
 
 __all__ = ["prove_login"]
@@ -21,6 +16,12 @@ CERTIFICATE_LIMIT: Final = 1024
 
 def prove_login(relay: bytes, certificate: bytes, proof: bytes, name: str, counter: int) -> bytes | None:
     """SHA-256 of the certificate (DER) where it and the proof are good, else None. `relay` is our own certificate."""
+    # Here and not above: 3 MB, for nothing where no terminal ever logs in.
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
     if len(certificate) > CERTIFICATE_LIMIT:
         return None
     try:
