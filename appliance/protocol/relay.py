@@ -21,11 +21,11 @@ import msgpack
 from appliance.protocol.errors import LocalProtocolError, RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = [
-    "FIRST_LIMIT", "FRAME_LIMIT", "VERSION", "Decoder", "FrameError", "Message", "encode", "fingerprint",
-    "is_name", "is_seconds", "login_message", "peer_proof", "sign_login",
+    "FIRST_LIMIT", "FRAME_LIMIT", "VERSION", "Decoder", "FrameError", "Message", "are_services", "encode",
+    "fingerprint", "is_name", "is_seconds", "login_message", "peer_proof", "sign_login", "strings_bytes",
 ]  # fmt: skip
 
 VERSION: Final = 1
@@ -38,6 +38,10 @@ _LENGTH: Final = struct.Struct(">I")
 NAME: Final = re.compile(r"[a-z0-9.-]{1,63}")
 SECONDS_LIMIT: Final = 2.0**40
 """Ages and waits beyond this, some 35,000 years, are no times; infinity and NaN are none either."""
+
+SERVICE_LIMIT: Final = 64
+SERVICE_NAME_LIMIT: Final = 63
+"""Services of a terminal, and characters of the name of one."""
 
 Message = tuple[str, dict[str, Any]]
 """A frame's type and body, without the keys that were nil."""
@@ -135,6 +139,21 @@ def is_name(value: object) -> TypeGuard[str]:
 def is_seconds(value: object) -> TypeGuard[int | float]:
     """A length of time, 0 or more."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < SECONDS_LIMIT
+
+
+def are_services(value: object) -> TypeGuard[list[str]]:
+    """What a terminal offers: the same for its login and for its entry in the table, else a neighbour would close the
+    link on which it hears of a login that was taken."""
+    return (
+        isinstance(value, list)
+        and len(value) <= SERVICE_LIMIT
+        and all(isinstance(s, str) and 0 < len(s) <= SERVICE_NAME_LIMIT and s.isprintable() for s in value)
+    )
+
+
+def strings_bytes(strings: Iterable[str]) -> int:
+    """What these, each below 256 bytes, take in a frame at most: a character is up to 4 bytes."""
+    return sum((len(s) if s.isascii() else len(s.encode())) + 2 for s in strings)
 
 
 # ---- proofs

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from appliance.config.model import Relay
     from appliance.relay.peers import Peers
     from appliance.relay.registry import Entry
-    from appliance.relay.request import Ask, Link
-    from appliance.relay.requests import Callee
+    from appliance.relay.request import Ask, Callee, Link
     from appliance.relay.routes import Route
 
 __all__ = ["Directory"]

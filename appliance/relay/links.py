@@ -34,8 +34,6 @@ UNANSWERED_S: Final = 60.0
 """A `ping` or a `peer` without an answer for so long: the link is dead."""
 SOON_S: Final = 0.01
 """So much early is in time."""
-STAYS_GRACE_S: Final = 60.0
-"""A link without keepalive outlives what it was meant to last by this at most."""
 NONCE_BYTES: Final = 16
 PEER, WELCOME = "posthouse peer 1", "posthouse welcome 1"
 
@@ -214,7 +212,7 @@ class PeerLink:
     def _next_look(self) -> float:
         """Seconds until something is due, as far as is known now."""
         if not self.keepalive:
-            return max(1.0, self.stays + STAYS_GRACE_S)
+            return max(0.0, self.began + self.stays - trio.current_time()) if self.stays else UNANSWERED_S
         due = self.connection.heard + self.keepalive
         if self._pinged is not None:
             due = min(due + self.keepalive, self._pinged + UNANSWERED_S)

@@ -20,7 +20,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from appliance.protocol.relay import FrameError, is_name
+from appliance.protocol.relay import FrameError, are_services, is_name, strings_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,8 +51,6 @@ OWNER_LIMIT: Final = 256
 FIELDS: Final = 7
 STATIC: Final = 6
 """Fields of an entry (RELAY §3); with so many of them it says its services, or its fingerprint too."""
-SERVICE_LIMIT: Final = 64
-SERVICE_NAME_LIMIT: Final = 63
 EPOCH_LIMIT: Final = 2**40
 """Epochs are Unix seconds, or a little above: a higher one is a lie, and ours must stay below it."""
 RUN_STALLED_S: Final = 600.0
@@ -313,7 +311,7 @@ def _parts(entries: list[Entry]) -> Iterator[list[Entry]]:
     part: list[Entry] = []
     size = 0
     for e in entries:
-        size += ENTRY_BYTES + sum(len(s) + 2 for s in e.services)
+        size += ENTRY_BYTES + strings_bytes(e.services)
         if part and (len(part) == FRAME_ENTRIES or size > FRAME_BYTES):
             yield part
             part, size = [], 0
@@ -355,8 +353,7 @@ def unpack(item: object, now: float, known: Slice | None) -> Entry:
                 and 0 <= counter < 2**64
                 and presence in (ONLINE, LOST, OFFLINE, REMOVED)
                 and 0 <= age < 2**40
-                and len(services) <= SERVICE_LIMIT
-                and all(isinstance(s, str) and 0 < len(s) <= SERVICE_NAME_LIMIT and s.isprintable() for s in services)
+                and are_services(services)
                 and len(fingerprint) == 32
             ):
                 static = old.static if old is not None and not all_said else seq

@@ -14,12 +14,13 @@ from appliance.events import clean
 from appliance.protocol.relay import FrameError, is_name, is_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from appliance.relay.timers import Timer
 
 __all__ = [
-    "CALLEE", "CALLER", "WAITABLE", "Ask", "Found", "Link", "Refusal", "Request", "Side", "id_of", "is_link",
+    "CALLEE", "CALLER", "WAITABLE", "Ask", "Callee", "Directory", "Found", "Link", "Refusal", "Request", "Side",
+    "id_of", "is_link",
 ]  # fmt: skip
 
 CALLER, CALLEE = 0, 1
@@ -139,6 +140,11 @@ class Ask:
             _wait_of(body),
         )
 
+    @property
+    def what(self) -> tuple[str, str, str]:
+        """Who calls whom for what: one that comes again under its id has the same."""
+        return self.caller, self.callee, self.service
+
     def onwards(self, me: str) -> dict[str, Any]:
         """The `invite` that the next relay server, or the callee, gets from this one."""
         return {
@@ -153,6 +159,43 @@ class Ask:
 
 
 NOT_OVER_LINE: Final = (False, False)
+
+
+class Callee(Protocol):
+    """A terminal that is logged in here, or a device."""
+
+    @property
+    def services(self) -> Sequence[str]: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def certificate(self) -> bytes: ...
+    def send(self, kind: str, body: Mapping[str, Any]) -> None: ...
+
+
+class Directory(Protocol):
+    """The login table, the routes and the configuration, as requests need them."""
+
+    def find(self, name: str) -> Found | None:
+        """Where a terminal is; None for one in no table."""
+        ...
+
+    def here(self, name: str) -> Callee | None:
+        """The terminal or device of this name that is online here."""
+        ...
+
+    def vouched(self, link: Link, ask: Ask) -> bool:
+        """Whether `ask.caller` is an online entry of `ask.path[0]`, accepted from that neighbour, with this
+        certificate."""
+        ...
+
+    def may_call(self, caller: str, callee: str) -> bool:
+        """At the caller's relay server."""
+        ...
+
+    def may_ring(self, callee: str, caller: str, *, ours: bool) -> bool:
+        """At the callee's; `ours`: the caller is logged in here."""
+        ...
 
 
 @dataclass(eq=False, slots=True)

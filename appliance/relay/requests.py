@@ -29,24 +29,24 @@ import math
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from appliance.protocol.relay import FrameError
-from appliance.relay.request import CALLEE, CALLER, PATH_LIMIT, WAITABLE, Ask, Found, Refusal, Request, id_of, is_link
+from appliance.relay.request import CALLEE, CALLER, PATH_LIMIT, WAITABLE, Ask, Refusal, Request, id_of, is_link
 from appliance.relay.tickets import LINE_TICKET_S, TICKET_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    from appliance.relay.request import Link, Side
+    from appliance.relay.request import Callee, Directory, Found, Link, Side
     from appliance.relay.terminals import Terminal
     from appliance.relay.tickets import Tickets
     from appliance.relay.timers import Timers
     from appliance.relay.waiting import Waiting
 
-__all__ = ["Callee", "Directory", "Requests"]
+__all__ = ["Requests"]
 
 RING_S: Final = 60.0
 ANSWER_S: Final = 90.0
@@ -57,43 +57,6 @@ TERMINAL_PENDING: Final = 16
 PEER_PENDING: Final = 256
 RUNG_LIMIT: Final = 4096
 """Rung ids remembered; a new one is refused above it."""
-
-
-class Callee(Protocol):
-    """A terminal that is logged in here, or a device."""
-
-    @property
-    def services(self) -> Sequence[str]: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def certificate(self) -> bytes: ...
-    def send(self, kind: str, body: Mapping[str, Any]) -> None: ...
-
-
-class Directory(Protocol):
-    """The login table, the routes and the configuration, as requests need them."""
-
-    def find(self, name: str) -> Found | None:
-        """Where a terminal is; None for one in no table."""
-        ...
-
-    def here(self, name: str) -> Callee | None:
-        """The terminal or device of this name that is online here."""
-        ...
-
-    def vouched(self, link: Link, ask: Ask) -> bool:
-        """Whether `ask.caller` is an online entry of `ask.path[0]`, accepted from that neighbour, with this
-        certificate."""
-        ...
-
-    def may_call(self, caller: str, callee: str) -> bool:
-        """At the caller's relay server."""
-        ...
-
-    def may_ring(self, callee: str, caller: str, *, ours: bool) -> bool:
-        """At the callee's; `ours`: the caller is logged in here."""
-        ...
 
 
 @dataclass(slots=True)
@@ -135,6 +98,7 @@ class Requests:
         self._may_have_another = may_have_another
         self._line_budget = line_budget
         self._by: tuple[dict[tuple[Side, bytes], Request], dict[tuple[Side, bytes], Request]] = ({}, {})
+        self._asked: dict[bytes, Request] = {}  # by terminals of ours; an id is one terminal's
         self._pending: Counter[Side] = Counter()
         self._rung: dict[bytes, _Rung] = {}
         self.waiting: Waiting
@@ -159,7 +123,9 @@ class Requests:
             self.cancel(terminal, id_of(body))
 
     def _connect(self, terminal: Terminal, ask: Ask) -> None:
-        if (terminal, ask.id) in self._by[CALLER] or self.waiting.is_anothers(terminal, ask):
+        asked = self._asked.get(ask.id)
+        active = asked is not None and (asked.sides[CALLER] is not None or asked.ask.what != ask.what)
+        if active or self.waiting.is_anothers(terminal, ask):
             terminal.send("unavailable", Refusal("duplicate-id").body(ask.id))
         elif self.waiting.take_up(terminal, ask):
             pass
@@ -173,24 +139,40 @@ class Requests:
             self.place(terminal, ask)
 
     def terminal_gone(self, terminal: Terminal) -> None:
-        """Its login is over. A caller whose request may wait has a while to come back; circuits go on."""
+        """Its login is over. A caller whose request may wait has a while to come back, and it rings on meanwhile;
+        circuits go on."""
         for request in self._of(CALLER, terminal):
-            if not request.accepted or not all(request.given):
+            if request.accepted and all(request.given):
+                self._let_go_on(request)
+            elif request.ask.wait:
+                self._let_go_on(request)
+                self.waiting.begin(terminal, request.ask, Refusal("lost"))
+            else:
                 self._withdraw(request)
-                if request.ask.wait:
-                    self.waiting.begin(terminal, request.ask, Refusal("lost"))
         self.waiting.gone(terminal)
         why = Refusal("offline" if terminal.said_bye else "lost")
         for request in self._of(CALLEE, terminal):
             if not request.accepted:
                 self._refuse(request, why)
 
+    def given_up(self, id: bytes) -> None:
+        """A caller who was away has not come back in time."""
+        request, rung = self._asked.get(id), self._rung.get(id)
+        if request is not None and request.sides[CALLER] is None:
+            self._withdraw(request)
+        elif rung is not None and isinstance(rung.answer, bytes) and (callee := self._directory.here(rung.callee)):
+            del self._rung[id]
+            callee.send("cancel", {"id": id})
+
     # ---- from peers
     def invite(self, link: Link, body: Mapping[str, Any]) -> None:
         """A peer's `invite`. Raises FrameError, also for one too many (`limit`)."""
         ask = Ask.invite(body)
-        if (link, ask.id) in self._by[CALLER]:
-            return
+        before = self._by[CALLER].get((link, ask.id))
+        if before is not None:
+            if not before.accepted:
+                return
+            self._finish(before)  # asked for again: so is its answer, and there are new tickets
         if self._pending[link] >= PEER_PENDING:
             raise FrameError("limit", f"more than {PEER_PENDING} requests")
         if self._site in ask.path or len(ask.path) >= PATH_LIMIT:
@@ -221,7 +203,7 @@ class Requests:
                 if which == CALLEE:
                     self._refuse(request, Refusal("lost"))
                 elif request.ask.wait and not request.accepted and self._rings_here(request):
-                    self._let_ring_on(request)
+                    self._let_go_on(request)
                 else:
                     self._withdraw(request)
 
@@ -254,6 +236,11 @@ class Requests:
     def place(self, origin: Side, ask: Ask) -> None:
         """A request that may be made: to the callee, or onwards, or refused."""
         request = Request(ask, [origin, None])
+        if not is_link(origin):
+            before = self._asked.get(ask.id)
+            if before is not None:  # that of a caller who was away
+                self._finish(before)
+            self._asked[ask.id] = request
         self._by[CALLER][origin, ask.id] = request
         self._pending[origin] += 1
         found = self._directory.find(ask.callee)
@@ -289,10 +276,8 @@ class Requests:
             self._refuse(request, Refusal("forbidden"))
         elif ask.service not in callee.services:
             self._refuse(request, Refusal("no-service"))
-        elif (rung := self._rung_before(ask)) is not None:
+        elif (rung := self._rung_before(ask.id)) is not None:
             self._again(request, callee, rung)
-        elif (callee, ask.id) in self._by[CALLEE] or self._rung.pop(ask.id, None) is not None:
-            self._refuse(request, Refusal("duplicate-id"))
         elif (
             self._pending[callee] >= TERMINAL_PENDING
             or not self._may_have_another(ask.callee)
@@ -312,12 +297,13 @@ class Requests:
         self._send(request, CALLEE, "cancel", {"id": request.id})
         self._refuse(request, Refusal("timeout"))
 
-    def _rung_before(self, ask: Ask) -> _Rung | None:
-        rung = self._rung.get(ask.id)
-        if rung is None or rung.until < trio.current_time():
-            return None
-        same = (rung.caller, rung.callee, rung.service) == (ask.caller, ask.callee, ask.service)
-        return rung if same else None
+    def _rung_before(self, id: bytes) -> _Rung | None:
+        """What is remembered of this id; forgotten here where its time is over."""
+        rung = self._rung.get(id)
+        if rung is None or rung.answer is None or rung.until >= trio.current_time():
+            return rung
+        del self._rung[id]
+        return None
 
     def _room_for_rung(self) -> bool:
         """Forgets what is over, and above the limit the oldest of those that were answered."""
@@ -340,6 +326,9 @@ class Requests:
 
     def _again(self, request: Request, callee: Callee, rung: _Rung) -> None:
         """It has rung already: the answer is repeated, or awaited on behalf of the request that came now."""
+        if (rung.caller, rung.callee, rung.service) != request.ask.what:
+            self._refuse(request, Refusal("duplicate-id"))
+            return
         if isinstance(rung.answer, Refusal):
             if rung.answer.reason in WAITABLE:  # it went away before it answered, and is here again
                 del self._rung[request.id]
@@ -360,12 +349,9 @@ class Requests:
         else:
             request.timer = self._timers.after(RING_S, lambda: self._rang_out(request))
 
-    def _let_ring_on(self, request: Request) -> None:
-        """The way back is lost, but the request will come again, and its answer with it."""
-        origin = request.sides[CALLER]
-        assert origin is not None
-        del self._by[CALLER][origin, request.id]
-        self._pending[origin] -= 1
+    def _let_go_on(self, request: Request) -> None:
+        """The way back is lost, but the request may come again, and its answer with it."""
+        self._leave(request, CALLER)
         request.sides[CALLER] = None
 
     def _remember(self, request: Request, answer: Refusal | bytes) -> None:
@@ -477,12 +463,18 @@ class Requests:
         self._drop(request)
 
     def _drop(self, request: Request) -> None:
-        for which, side in enumerate(request.sides):
-            if side is not None and self._by[which].get((side, request.id)) is request:
-                del self._by[which][side, request.id]
-                self._pending[side] -= 1
-                if not self._pending[side]:
-                    del self._pending[side]
+        for which in (CALLER, CALLEE):
+            self._leave(request, which)
+        if self._asked.get(request.id) is request:
+            del self._asked[request.id]
+
+    def _leave(self, request: Request, which: int) -> None:
+        side = request.sides[which]
+        if side is not None and self._by[which].get((side, request.id)) is request:
+            del self._by[which][side, request.id]
+            self._pending[side] -= 1
+            if not self._pending[side]:
+                del self._pending[side]
 
     def close(self) -> None:
         """The relay server stops: connections that have come for circuits to be are closed."""

@@ -77,7 +77,7 @@ class Routes:
 
     def heard(self, neighbour: str, body: Mapping[str, Any], now: float) -> str:
         """Takes a `route`; -> its owner. Raises FrameError."""
-        owner, path, state = body.get("owner"), body.get("path"), body.get("state")
+        owner, path, state = body.get("owner"), body.get("path") or [], body.get("state")
         age, back_in = body.get("age") or 0, body.get("back_in")
         if not (
             is_name(owner)

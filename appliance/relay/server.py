@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from appliance.relay.connection import Connection
     from appliance.relay.identity import Identity
     from appliance.relay.records import Records
-    from appliance.relay.request import Link, Request
-    from appliance.relay.requests import Callee
+    from appliance.relay.request import Callee, Link, Request
     from appliance.relay.slice_files import SliceFiles
 
 __all__ = ["RECORDS", "CircuitLabel", "RelayServer"]
@@ -160,6 +159,7 @@ class RelayServer:
             self.timers,
             find=self.directory.find,
             place=self.requests.place,
+            given_up=self.requests.given_up,
             start=self.start,
             changed=line_wanted,
         )

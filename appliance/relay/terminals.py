@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from appliance import events
-from appliance.protocol.relay import FRAME_LIMIT, FrameError
+from appliance.protocol.relay import FRAME_LIMIT, FrameError, are_services, strings_bytes
 from appliance.relay.enrolment import CheckBusy, SlowDown
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ KEEPALIVE_S: Final = 30
 """RELAY §4: after so much silence a ping, after twice that the login is lost."""
 LOGIN_LIMIT: Final = 3
 """RELAY §2: logins on a connection."""
-SERVICE_LIMIT: Final = 64
-SERVICE_NAME_LIMIT: Final = 63
 PASSWORD_LIMIT: Final = 511
 """As `config.passwords`."""
 LISTEN_EVERY_S: Final = 2
@@ -155,7 +153,7 @@ class Terminal:
         counter, services, password = body.get("counter"), body.get("services") or [], body.get("password")
         if not isinstance(certificate, bytes) or not isinstance(proof, bytes) or not _is_counter(counter):
             raise FrameError("bad-body", "login without a certificate, a proof or a counter")
-        if not _are_services(services):
+        if not are_services(services):
             raise FrameError("bad-body", "services must be names")
         if password is not None and (not isinstance(password, str) or len(password) > PASSWORD_LIMIT):
             raise FrameError("bad-body", "the password is no text, or too long")
@@ -244,14 +242,6 @@ KINDS: Final = frozenset(
 
 def _is_counter(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**64
-
-
-def _are_services(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) <= SERVICE_LIMIT
-        and all(isinstance(s, str) and 0 < len(s) <= SERVICE_NAME_LIMIT for s in value)
-    )
 
 
 class Terminals:
@@ -375,7 +365,8 @@ class Terminals:
 TABLE_ROWS: Final = 500
 TABLE_BYTES: Final = 48 * 1024
 """RELAY §3 and §1: what a `table` may have; rows are estimated, so some room is left."""
-ROW_BYTES: Final = 256
+ROW_BYTES: Final = 128
+"""Of a row without its names: its keys, and numbers of 9 bytes."""
 
 
 def _parts(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[list[dict[str, Any]], bool]]:
@@ -383,7 +374,8 @@ def _parts(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[list[dict[str, Any]
     part: list[dict[str, Any]] = []
     size = 0
     for row in rows:
-        row_bytes = ROW_BYTES + sum(len(s) + 2 for s in row.get("services") or ())
+        names = (row["name"], row.get("relay") or "", *row.get("path", ()), *row.get("services", ()))
+        row_bytes = ROW_BYTES + strings_bytes(names)
         if len(part) == TABLE_ROWS or (part and size + row_bytes > TABLE_BYTES):
             yield part, False
             part, size = [], 0

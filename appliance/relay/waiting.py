@@ -53,8 +53,9 @@ class _Wait:
 
 
 class Waiting:
-    """`find(name)` as `Directory`'s; `place(terminal, ask)` makes a request; `start` runs an async function in the
-    background; `changed` is called when what waits is another."""
+    """`find(name)` as `Directory`'s; `place(terminal, ask)` makes a request; `given_up(id)` is called for one whose
+    caller has not come back; `start` runs an async function in the background; `changed` is called when what waits is
+    another."""
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Waiting:
         *,
         find: Callable[[str], Found | None],
         place: Callable[[Side, Ask], None],
+        given_up: Callable[[bytes], None],
         start: Callable[[Callable[[], Awaitable[None]]], None],
         changed: Callable[[], None] = lambda: None,
     ) -> None:
@@ -72,6 +74,7 @@ class Waiting:
         self._timers = timers
         self._find = find
         self._place = place
+        self._given_up = given_up
         self._start = start
         self._changed = changed
         self._all: dict[bytes, _Wait] = {}
@@ -124,7 +127,7 @@ class Waiting:
     def is_anothers(self, terminal: Terminal, ask: Ask) -> bool:
         """Whether another request has this id, or this one is being tried."""
         one = self._all.get(ask.id)
-        return one is not None and (not _same(one.ask, ask) or one.terminal not in (None, terminal) or one.trying)
+        return one is not None and (one.ask.what != ask.what or one.terminal not in (None, terminal) or one.trying)
 
     def take_up(self, terminal: Terminal, ask: Ask) -> bool:
         """The same `connect` once more; False where none waits."""
@@ -201,7 +204,9 @@ class Waiting:
         if one.trying:
             return  # it has an answer of its own; and no time to wait after it
         self.answered(one.ask.id)
-        if one.terminal is not None:
+        if one.terminal is None:
+            self._given_up(one.ask.id)
+        else:
             one.terminal.send("unavailable", one.refusal.body(one.ask.id))
 
     def _tell(self, one: _Wait) -> None:
@@ -238,7 +243,3 @@ class Waiting:
             await self._records.forget(id.hex())
         except OSError as error:
             events.emit(events.STORAGE_FAILED, error=error)
-
-
-def _same(a: Ask, b: Ask) -> bool:
-    return (a.caller, a.callee, a.service) == (b.caller, b.callee, b.service)

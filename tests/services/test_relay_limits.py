@@ -18,7 +18,7 @@ from appliance.relay.tickets import LINE_TICKET_S, TICKET_S, Tickets
 from fakes.relay_client import Client, Key, join
 from fakes.relay_house import KEYS, PASSWORD, House, house
 
-PEER = (RelayPeer(name="peer1", secret="s", connect="never"),)
+PEER = (RelayPeer(name="peer1", secret="s", connect="never"), RelayPeer(name="peer2", secret="s", connect="never"))
 
 
 def entry(name: str, seq: int, presence: int = 0) -> list[Any]:
@@ -34,6 +34,40 @@ def key_of(size: int) -> Key:
 
 
 # ---- §1, §2
+async def test_names_of_services_are_what_others_take_too(tmp_path: Path) -> None:
+    async with house(tmp_path, peers=PEER) as h:
+        for services in (["a\nb"], ["\u202e"], ["a" * 64], [""], ["s"] * 65, [1]):
+            client = await h.dial("pc11")
+            await client.send_login(KEYS["pc11"], 1, services=services)
+            frame = await client.receive()
+            assert frame is not None and (frame[0], frame[1]["code"]) == ("error", "bad-body"), services
+
+
+async def test_services_in_wide_characters_still_fit_in_frames(tmp_path: Path) -> None:
+    """Of as many bytes as they can have: 4 to a character."""
+    wide = ["\U0001f4ee" * 63] * 64
+    async with house(tmp_path, peers=PEER) as h:
+        terminal = await h.login("pc11")
+        one, two = await h.link("peer1"), await h.link("peer2")
+        await one.begin()
+        await two.begin()
+        for n in range(20):
+            row = [f"far{n:02}-" + "x" * 57, n + 1, 1, 0, 0, wide, KEYS["other"].fingerprint]
+            await one.update("peer1", row, base=n, last=n == 19)
+        await h.until(row[0], "online")
+        names: list[str] = []
+        while len(names) < 20:
+            update = await two.until("update")
+            names += [e[0] for e in update["entries"] if update["owner"] == "peer1"]
+        await terminal.send("list")
+        rows, last = [], False
+        while not last:
+            table = await terminal.until("table")
+            rows += table["entries"]
+            last = table["last"]
+        assert len([r for r in rows if r["services"] == wide]) == 20
+
+
 async def test_a_certificate_of_more_than_1_kib_is_refused(tmp_path: Path) -> None:
     assert proof.CERTIFICATE_LIMIT == request.CERTIFICATE_LIMIT == 1024
     good, large = key_of(990), key_of(1025)

@@ -164,10 +164,7 @@ def test_of_two_links_that_of_the_name_that_sorts_first_stays_where_it_is_heard(
     assert openers() == {"b"}
 
 
-async def test_a_link_over_a_line_that_ends_without_a_word_is_closed_when_its_time_is_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(links, "STAYS_GRACE_S", 0.0)
+async def test_a_link_over_a_line_that_ends_without_a_word_is_closed_when_its_time_is_over(tmp_path: Path) -> None:
     async with house(tmp_path, peers=PEER) as h:
         peer = await h.link("peer1", keepalive=0, stays=1.5, back_in=7200)
         await peer.begin()

@@ -12,7 +12,7 @@ import trio
 from appliance.config.model import RelayAccount, RelayPeer
 from appliance.relay import waiting
 from fakes.relay_client import join
-from fakes.relay_house import KEYS, PASSWORD, house
+from fakes.relay_house import KEYS, PASSWORD, chain, house
 
 PEER = (RelayPeer(name="peer1", secret="s", connect="never"),)
 ID = bytes([5] * 16)
@@ -125,3 +125,83 @@ async def test_a_request_whose_caller_stays_away_is_cancelled(tmp_path: Path, mo
         caller = await h.login("pc11")
         await callee.send("ping")
         assert await callee.expect("pong") == {}  # nothing has rung
+
+
+@pytest.mark.parametrize("callees", [("pc12", "pc12"), ("pc12", "far1"), ("far1", "far1")])
+async def test_an_id_of_another_terminal_is_a_duplicate(tmp_path: Path, callees: tuple[str, str]) -> None:
+    async with house(tmp_path, peers=PEER) as h:
+        one, two = await h.login("pc11"), await h.login("other")
+        callee = await h.login("pc12", services=("ssh",))
+        peer = await h.link("peer1")
+        await peer.begin()
+        await peer.update("peer1", entry("far1", 1))
+        await h.until("far1", "online")
+        await one.send("connect", id=ID, to=callees[0], service="ssh")
+        assert (await (peer.until if callees[0] == "far1" else callee.expect)("invite"))["from"] == "pc11"
+        await two.send("connect", id=ID, to=callees[1], service="ssh")
+        assert await two.expect("unavailable") == {"id": ID, "reason": "duplicate-id"}
+        if callees[0] == "far1":
+            await peer.send("accept", id=ID, certificate=KEYS["other"].der)
+        else:
+            await callee.send("accept", id=ID, certificate=b"")
+        assert (await one.expect("ready"))["id"] == ID
+        await one.close()  # its tickets are out: they are still nobody else's
+        await h.until("pc11", "lost")
+        await two.send("connect", id=ID, to=callees[1], service="ssh")
+        assert await two.expect("unavailable") == {"id": ID, "reason": "duplicate-id"}
+
+
+ASK: dict[str, Any] = {"id": ID, "service": "ssh", "wait": 600}
+
+
+@pytest.mark.parametrize("answer", ["accept", "reject"])
+@pytest.mark.parametrize("when", ["meanwhile", "after"])
+@pytest.mark.parametrize("home", ["here", "there"])
+async def test_a_caller_who_comes_back_is_not_rung_for_twice(tmp_path: Path, home: str, when: str, answer: str) -> None:
+    ask = {**ASK, "to": "pc12"}
+    async with chain(tmp_path, "here", "there") as houses:
+        here, there = houses["here"], houses["there"]
+        callee = await houses[home].login("pc12", services=("ssh",))
+        await here.until("pc12", "online")
+        caller = await here.login("pc11")
+        await there.until("pc11", "online")
+        await caller.send("connect", **ask)
+        await callee.expect("invite")
+        await caller.close()
+        await there.until("pc11", "lost")
+        body = {"id": ID, "certificate": b"", "reason": "rejected"}
+        if when == "meanwhile":
+            await callee.send(answer, **body)
+            await callee.send("ping")
+            await callee.until("pong")
+        caller = await here.login("pc11")
+        await there.until("pc11", "online")
+        await caller.send("connect", **ask)
+        told = await caller.expect("waiting")
+        assert told["reason"] == "lost" and 590 < told["wait"] <= 600
+        if when == "after":
+            await callee.send(answer, **body)
+        if answer == "accept":
+            assert (await caller.expect("ready"))["certificate"] == KEYS["pc12"].der
+            assert (await callee.expect("ready"))["certificate"] == KEYS["pc11"].der  # and no second `invite`
+        else:
+            assert (await caller.expect("unavailable"))["reason"] == "rejected"
+            await callee.send("ping")
+            await callee.expect("pong")
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+async def test_what_rings_for_a_caller_who_stays_away_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accepted: bool
+) -> None:
+    monkeypatch.setattr(waiting, "COME_BACK_S", 0.3)
+    async with house(tmp_path) as h:
+        caller, callee = await h.login("pc11"), await h.login("pc12", services=("ssh",))
+        await caller.send("connect", **ASK, to="pc12")
+        await callee.expect("invite")
+        await caller.close()
+        await h.until("pc11", "lost")
+        if accepted:
+            await callee.send("accept", id=ID, certificate=b"")
+        assert await callee.expect("cancel") == {"id": ID}
+        assert len(h.server.requests) == 0 and not h.server.requests._asked

@@ -160,6 +160,17 @@ def test_a_path_through_us_or_an_age_of_forget_after_counts_as_none(body: dict[s
     assert r.best("o", 0) is None and not r.says("n1", "o")
 
 
+def test_a_route_that_is_none_needs_no_path() -> None:
+    r = Routes("me", 100.0)
+    r.link_up("n1", 0)
+    for path in ({}, {"path": []}, {"path": ["o", "n1"]}):
+        r.heard("n1", {"owner": "o", "path": ["o", "n1"], "state": "up"}, 0)
+        r.heard("n1", {"owner": "o", "state": "none", **path}, 0)
+        assert not r.says("n1", "o")
+    with pytest.raises(FrameError):
+        r.heard("n1", {"owner": "o", "state": "up"}, 0)
+
+
 def test_a_link_that_has_been_up_for_longer_than_forget_after_is_told_as_up_now() -> None:
     r, other = Routes("me", 100.0), Routes("x", 100.0)
     r.link_up("o", 0)
