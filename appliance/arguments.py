@@ -95,7 +95,7 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
         ("why", "say what would happen to a call of a terminal now, and why", "a terminal's name"),
         ("enrol", "forget a terminal's certificate and print what it logs in anew with", "that of a [[relay.account]]"),
     ):
-        verb(name, text).add_argument("name", metavar="NAME", help=of)
+        verb(name, text, printing).add_argument("name", metavar="NAME", help=of)
     update = verb("update", "install an update of the image, to be tried at the next start")
     update.add_argument("--allow-older", action="store_true", help="also one that is older than what runs")
     update.add_argument("file", metavar="FILE", help="a bundle (.raucb); `-` reads it from standard input")

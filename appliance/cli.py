@@ -448,7 +448,7 @@ def _say(verb: str, arguments: argparse.Namespace) -> int:
     """A verb about NAME that is answered by a line."""
     result, code = _ask(arguments, verb, {"name": arguments.name})
     if code == OK:
-        _print(result)
+        _print(json.dumps(result) if arguments.json else result)
     return code
 
 
@@ -477,8 +477,6 @@ _VERBS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "user": _user,
     "console": _console,
     "passwd": _passwd,
-    **{
-        verb: functools.partial(_list, verb) for verb in ("calls", "terminals", "peers", "lines", "interfaces", "users")
-    },
+    **{verb: functools.partial(_list, verb) for verb in _LISTINGS},
     **{verb: functools.partial(_say, verb) for verb in ("why", "enrol")},
 }

@@ -319,6 +319,8 @@ def test_what_is_asked(
         (["calls"], "calls", [CALL]),
         (["calls"], "calls", []),
         (["dial"], "dial", CALL),
+        (["why", "pc11"], "why", "a call of pc11 would be rung here"),
+        (["enrol", "pc11"], "enrol", "posthouse1:127.0.0.1:7400,pc11,sha256:00,x"),
     ],
 )
 def test_json(
