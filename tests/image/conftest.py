@@ -95,17 +95,20 @@ Start = Callable[..., Guest]
 
 
 @pytest.fixture
-def machine(folder: Path, boot: Boot, snapshots: Snapshots) -> Iterator[Start]:
-    """machine(name, prepare, modem=…) -> a guest that goes on from where `prepare` left it, its clock set."""
+def machine(folder: Path, snapshots: Snapshots) -> Iterator[Start]:
+    """machine(name, prepare, modem=…) -> a guest that goes on from where `prepare` left it, its clock set. `kind`: snapshots of
+    machines of another kind."""
     started: list[Machine] = []
 
-    def start(name: str, prepare: Callable[[Guest], None], *, modem: Path | None = None) -> Guest:
+    def start(
+        name: str, prepare: Callable[[Guest], None], *, modem: Path | None = None, kind: Snapshots = snapshots
+    ) -> Guest:
         left = signal.alarm(
             0
         )  # a snapshot is the session's: it has deadlines of its own, and is not the scenario's time
-        saved = snapshots.of(name, prepare)
+        saved = kind.of(name, prepare)
         signal.alarm(left)
-        one = Machine(name, folder / f"{name}.now", boot, saved, modem)
+        one = Machine(name, folder / f"{name}.now", kind.boot, saved, modem)
         started.append(one)
         one.start()
         guest = Guest(one)

@@ -11,7 +11,6 @@ import subprocess
 import time
 from pathlib import Path
 
-from .qemu import QEMU
 from .stub_kernel import stub_kernel
 
 BOARD = Path(__file__).resolve().parent.parent.parent / "buildroot-config/board/common"
@@ -92,7 +91,7 @@ class Disk:
         """The command line of the kernel that is started, after which the machine ends. `keys` are pressed on the serial line
         when the menu shows its last entry."""
         command = [
-            QEMU,
+            "qemu-system-x86_64",
             "-m",
             "64",
             "-display",

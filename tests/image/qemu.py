@@ -5,8 +5,8 @@ It owns the process and a folder with its sockets and the console's log; it know
 given from outside, so that the same module boots a kernel with a root of packages and, later, a whole disk image.
 
 Every machine has the same devices in the same order, whatever is connected to them: a snapshot can only be loaded into
-such a one. ttyS0 is the console, ttyS1 the modem's serial port; a virtio serial port named `agent` leads to the harness;
-`usb` is a controller to plug things into.
+such a one. ttyS0 is the console, ttyS1 the modem's serial port (on aarch64, which has GPIO pins too, ttyAMA0 and ttyS0); a
+virtio serial port named `agent` leads to the harness; `usb` is a controller to plug things into.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import io
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -25,9 +26,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-QEMU = "qemu-system-x86_64"
-ACCEL = os.environ.get("POSTHOUSE_VM_ACCEL", "tcg,thread=multi,tb-size=256")
-"""`kvm` where it works: a /dev/kvm that can be opened may still boot no kernel, so nobody guesses."""
+EMULATED = "tcg,thread=multi,tb-size=256"
+ACCEL = os.environ.get("POSTHOUSE_VM_ACCEL", EMULATED)
+"""`kvm` where it works: a /dev/kvm that can be opened may still boot no kernel, so nobody guesses. For machines of the host's
+own kind."""
+MACHINES = {
+    "x86_64": ("-machine", "pc", "-cpu", "max"),
+    "aarch64": ("-machine", "virt", "-cpu", "cortex-a72"),  # `max` signs its pointers, which costs an emulator dearly
+}
+CONSOLES = {"x86_64": "ttyS0", "aarch64": "ttyAMA0"}
 AT_ONCE = 2
 """Machines: the host has two cores, a third would only slow the others."""
 CONNECT_S = 60.0
@@ -45,7 +52,7 @@ _running: list[Machine] = []
 @dataclass(frozen=True)
 class Boot:
     """What is booted: a kernel and an initramfs with the read-only disk `root`, or, without a kernel, `disks` alone: by
-    BIOS, or by the UEFI `firmware` (a pflash image)."""
+    BIOS, or by the UEFI `firmware` (a pflash image). `arch`: x86_64 or aarch64."""
 
     kernel: Path | None = None
     initrd: Path | None = None
@@ -53,12 +60,13 @@ class Boot:
     root: Path | None = None
     disks: tuple[Path, ...] = ()
     firmware: Path | None = None
+    arch: str = "x86_64"
 
 
 @dataclass(eq=False)
 class Machine:
     """`snapshot`: a disk made by `save` and the name in it, to go on from instead of booting. `modem`: the unix socket
-    that ttyS1 is connected to; nothing is, if None. `stick`: a folder that a USB stick shows. `more`: further arguments of
+    that the modem's port is connected to; nothing is, if None. `stick`: a folder that a USB stick shows. `more`: further arguments of
     QEMU's. `enter`: goes into the network namespace that QEMU is to run in, whose devices those may name."""
 
     name: str
@@ -99,7 +107,7 @@ class Machine:
             with log.open("wb") as out:
                 # The machine ends with us, however we end.
                 self.process = subprocess.Popen(
-                    ["setpriv", "--pdeathsig", "KILL", "nice", "-n", "5", QEMU, *self._arguments()],
+                    ["setpriv", "--pdeathsig", "KILL", "nice", "-n", "5", f"qemu-system-{self.boot.arch}", *self._arguments()],
                     stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=self.enter,
                 )  # fmt: skip
             try:
@@ -142,14 +150,16 @@ class Machine:
 
     def _arguments(self) -> list[str]:
         boot = self.boot
+        # A machine of `virt` has one port of its own.
+        modem_port = ("-serial", "chardev:modem") if boot.arch == "x86_64" else ("-device", "pci-serial,chardev=modem")
         arguments = [
-            "-nodefaults", "-no-user-config", "-display", "none", "-name", self.name, "-machine", "pc", "-cpu", "max",
-            "-accel", ACCEL, "-m", str(self.memory_mb), "-smp", str(self.cpus), "-no-reboot", "-rtc", "base=utc",
+            "-nodefaults", "-no-user-config", "-display", "none", "-name", self.name, *MACHINES[boot.arch],
+            "-accel", ACCEL if boot.arch == platform.machine() else EMULATED, "-m", str(self.memory_mb), "-smp", str(self.cpus), "-no-reboot", "-rtc", "base=utc",
             "-chardev", f"socket,id=qmp,path={self.folder}/qmp.sock,server=off", "-mon", "chardev=qmp,mode=control",
             "-chardev", f"socket,id=console,path={self.folder}/console.sock,server=on,wait=off,logfile={self.console_log}",
             "-serial", "chardev:console",
             "-chardev", f"socket,id=modem,path={self.modem},server=off" if self.modem else "null,id=modem",
-            "-serial", "chardev:modem",
+            *modem_port,
             "-device", "virtio-serial-pci",
             "-chardev", f"socket,id=agent,path={self.folder}/agent.sock,server=off",
             "-device", "virtserialport,chardev=agent,name=agent",
@@ -168,7 +178,10 @@ class Machine:
         arguments += ["-drive", f"file={self.state_disk},format=qcow2,if=virtio"]
         if boot.kernel is not None:
             arguments += ["-kernel", str(boot.kernel), "-initrd", str(boot.initrd)]
-            arguments += ["-append", f"console=ttyS0,115200 quiet nokaslr panic=-1 mitigations=off {boot.append}"]
+            arguments += [
+                "-append",
+                f"console={CONSOLES[boot.arch]},115200 quiet nokaslr panic=-1 mitigations=off {boot.append}",
+            ]
         if self.snapshot is not None:
             arguments += ["-loadvm", self.snapshot[1]]
         return arguments

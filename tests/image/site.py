@@ -125,8 +125,9 @@ class Site:
     def become_ordinary(self) -> None:
         """From now on Posthouse runs as its own user, and pppd's helper is started for each connection to its socket. As
         systemd does it by our units, but that systemd is not the machine's first process."""
+        port = self.line["port"]
         self.guest.sh(
-            f"useradd -r -g posthouse -G dialout {ORDINARY}; chown root:dialout /dev/ttyS1; chmod 660 /dev/ttyS1;"
+            f"useradd -r -g posthouse -G dialout {ORDINARY}; chown root:dialout {port}; chmod 660 {port};"
             f"mkdir -p /var/lib/posthouse /run/posthouse /etc/posthouse; chown {ORDINARY}: /var/lib/posthouse /run/posthouse"
         )
         self.guest.daemon(
