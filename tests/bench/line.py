@@ -7,8 +7,8 @@ bytes, round trips and ratios are those of the slow line, as long as this host's
 as the slow line would take them; of several rounds the median.
 
 Two parts have Posthouse alone, all its ways side by side, each on a line of its own, which takes as long as the line does:
-`true`, the same at the line's own speed (12 minutes); `trips`, 10, 100 and 1,000 messages at 115,200 bit/s, whose round
-trips must not grow with them.
+`true`, the same at the line's own speed (12 minutes); `trips`, 10, 100 and 1,000 messages at 115,200 bit/s and 1.8 s, whose
+round trips must not grow with them.
 
 `beyond`: bytes that the direction of the mail carried beyond the messages, a message (Postfix adds a Received field of
 its own). `trips`: the time beyond those bytes and one round trip, in round trips; a host that is busy with other things
@@ -51,6 +51,8 @@ TRUE, TRIPS = "true", "trips"
 PARTS = (*(name for name, _, _ in LINES), TRUE, TRIPS)
 COUNTS = (10, 100, 1000)
 """Messages of the part `trips`."""
+LONG_TRIP_S = 1.8
+"""Its round trip, a satellite's: a busy host's time is small against it."""
 
 UIDL = "%08Xu%08Xv"
 """Dovecot's own: 16 characters."""
@@ -229,13 +231,15 @@ def _trips(provider: Provider) -> None:
     name, rate, _ = LINES[-1]
     for count in COUNTS:
         bodies = mails(count)
-        limit = sum(map(len, bodies)) * 8 / rate + ROUND_TRIP_S
-        _head(f"{count} messages at {name} bit/s, Posthouse alone; the limit is {limit:.1f} s")
-        for what, result in _side_by_side(provider, rate, bodies).items():
+        limit = sum(map(len, bodies)) * 8 / rate + LONG_TRIP_S
+        _head(f"{count} messages at {name} bit/s and {LONG_TRIP_S} s, Posthouse alone; the limit is {limit:.1f} s")
+        for what, result in _side_by_side(provider, rate, bodies, LONG_TRIP_S).items():
             _row(what, result, limit)
 
 
-def _side_by_side(provider: Provider, rate: int, bodies: Sequence[bytes]) -> dict[str, Result]:
+def _side_by_side(
+    provider: Provider, rate: int, bodies: Sequence[bytes], round_trip_s: float = ROUND_TRIP_S
+) -> dict[str, Result]:
     dovecot = provider.dovecot
     pop3, imap, n = dovecot.pop3, dovecot.imap, len(bodies)
     cases: list[tuple[str, int, Work, Way]] = [
@@ -253,7 +257,7 @@ def _side_by_side(provider: Provider, rate: int, bodies: Sequence[bytes]) -> dic
 
     async def all_of_them() -> None:
         async def one(what: str, port: int, work: Work, way: Way) -> None:
-            results[what] = await _measure(port, rate, ROUND_TRIP_S, work, way, bodies)
+            results[what] = await _measure(port, rate, round_trip_s, work, way, bodies)
 
         async with trio.open_nursery() as nursery:
             for case in cases:
