@@ -28,8 +28,13 @@ LOOK_S = 5.0
 """Between two looks: a command costs an emulated machine seconds, which what it waits for needs itself."""
 MEMORY_MB = 256
 """What the smallest board has."""
-UEFI = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
-"""Of Debian's package ovmf."""
+ARM64_MEMORY_MB = 512
+"""With 256 the kernel's EFI stub finds no room beside the firmware, GRUB and the file to relocate its 40 MB to."""
+UEFI = {
+    "x86_64": Path("/usr/share/OVMF/OVMF_CODE_4M.fd"),
+    "aarch64": Path("/usr/share/AAVMF/AAVMF_CODE.fd"),
+}
+"""Of Debian's packages ovmf and qemu-efi-aarch64."""
 PROMPT = "root@posthouse:~# "
 
 
@@ -58,11 +63,22 @@ def flash(image: Path, disk: Path, size: str = "2G") -> Path:
     return disk
 
 
-def machine(folder: Path, disk: Path, *, uefi: bool = False, stick: Path | None = None, modem: Path | None = None, cpus: int = 1) -> Machine:  # fmt: skip
-    """`cpus`: with two, emulated, Linux now and then runs into a breakpoint that it has planted itself while it patches its
+def machine(
+    folder: Path, disk: Path, *, uefi: bool = False, stick: Path | None = None, modem: Path | None = None, cpus: int = 1,
+    arch: str = "x86_64",
+) -> Machine:  # fmt: skip
+    """`uefi`: an aarch64 board has nothing else. `cpus`: with two, emulated, Linux now and then runs into a breakpoint that it has planted itself while it patches its
     code at the start (an Oops by int3)."""
-    boot = Boot(disks=(disk,), firmware=UEFI if uefi else None)
-    return Machine("board", folder, boot, modem=modem, memory_mb=MEMORY_MB, cpus=cpus, stick=stick)
+    boot = Boot(disks=(disk,), firmware=UEFI[arch] if uefi or arch == "aarch64" else None, arch=arch)
+    return Machine(
+        "board",
+        folder,
+        boot,
+        modem=modem,
+        memory_mb=MEMORY_MB if arch == "x86_64" else ARM64_MEMORY_MB,
+        cpus=cpus,
+        stick=stick,
+    )
 
 
 class Board:

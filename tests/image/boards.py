@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -62,22 +63,29 @@ def image(folder: Path) -> Path:
 
 @pytest.fixture
 def start(folder: Path, image: Path) -> Iterator[Callable[..., Board]]:
+    with powered(folder, image) as run:
+        yield run
+
+
+@contextmanager
+def powered(folder: Path, image: Path, arch: str = "x86_64") -> Iterator[Callable[..., Board]]:
     """start(stick=…, uefi=…) -> a board that has just got power; the same `name` again is the same board again. `modem`:
-    the socket behind ttyS1. `lan`: a namespace with a tap device `eth0`, the other end of the board's eth0."""
+    the socket behind ttyS1. `lan`: a namespace with a tap device `eth0`, the other end of the board's eth0. `more`:
+    arguments of QEMU's."""
     boards: list[Board] = []
 
     def run(
         name: str = "board", *, uefi: bool = False, stick: Path | None = None, modem: Path | None = None,
-        lan: Namespace | None = None,
+        lan: Namespace | None = None, more: tuple[str, ...] = (),
     ) -> Board:  # fmt: skip
         disk = folder / f"{name}.qcow2"
         if not disk.exists():
             flash(image, disk)
         shutil.rmtree(folder / name, ignore_errors=True)
-        one = machine(folder / name, disk, uefi=uefi, stick=stick, modem=modem)
-        one.more = NIC
+        one = machine(folder / name, disk, uefi=uefi, stick=stick, modem=modem, arch=arch)
+        one.more = NIC + more
         if lan is not None:
-            one.more, one.enter = TAP, lan.enter
+            one.more, one.enter = TAP + more, lan.enter
         one.start()
         boards.append(Board(one))
         return boards[-1]

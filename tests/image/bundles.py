@@ -60,7 +60,7 @@ class Tools:
     @classmethod
     @contextmanager
     def open(cls) -> Iterator[Tools]:
-        roots = sorted((ROOT / ".cache").glob("image-base-*/tools"))
+        roots = sorted((ROOT / ".cache").glob("image-base-amd64-*/tools"))
         assert roots, "no tools under .cache/: scripts/build-image makes them"
         with tempfile.TemporaryDirectory(dir=roots[-1], prefix="test.") as folder:
             yield cls(roots[-1], Path(folder))
