@@ -71,7 +71,7 @@ def machine(
     code at the start (an Oops by int3)."""
     boot = Boot(disks=(disk,), firmware=UEFI[arch] if uefi or arch == "aarch64" else None, arch=arch)
     return Machine(
-        "board",
+        folder.name,
         folder,
         boot,
         modem=modem,

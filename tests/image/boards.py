@@ -57,7 +57,7 @@ TAP = ("-netdev", "tap,id=lan,ifname=eth0,script=no,downscript=no", "-device", "
 def image(folder: Path) -> Path:
     """The disk; POSTHOUSE_IMAGE names a folder in which scripts/build-image or Buildroot has left one, else it is built."""
     if made := os.environ.get("POSTHOUSE_IMAGE"):
-        return unpack(Path(made))
+        return unpack(Path(made).resolve())
     return build(folder / "dist")
 
 
@@ -71,19 +71,19 @@ def start(folder: Path, image: Path) -> Iterator[Callable[..., Board]]:
 def powered(folder: Path, image: Path, arch: str = "x86_64") -> Iterator[Callable[..., Board]]:
     """start(stick=…, uefi=…) -> a board that has just got power; the same `name` again is the same board again. `modem`:
     the socket behind ttyS1. `lan`: a namespace with a tap device `eth0`, the other end of the board's eth0. `more`:
-    arguments of QEMU's."""
+    arguments of QEMU's. `write_log`: takes what is written to the disk."""
     boards: list[Board] = []
 
     def run(
         name: str = "board", *, uefi: bool = False, stick: Path | None = None, modem: Path | None = None,
-        lan: Namespace | None = None, more: tuple[str, ...] = (),
+        lan: Namespace | None = None, more: tuple[str, ...] = (), write_log: Path | None = None,
     ) -> Board:  # fmt: skip
         disk = folder / f"{name}.qcow2"
         if not disk.exists():
             flash(image, disk)
         shutil.rmtree(folder / name, ignore_errors=True)
         one = machine(folder / name, disk, uefi=uefi, stick=stick, modem=modem, arch=arch)
-        one.more = NIC + more
+        one.more, one.write_log = NIC + more, write_log
         if lan is not None:
             one.more, one.enter = TAP + more, lan.enter
         one.start()

@@ -53,6 +53,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     return report
 
 
+@pytest.fixture
+def witness() -> Iterator[Callable[[str, Callable[[], str]], None]]:
+    """witness(title, tell): a failed test shows what tell() gives."""
+    yield lambda title, tell: _witnesses.append((title, tell))
+    _witnesses.clear()
+
+
 @pytest.fixture(autouse=True)
 def time_budget(request: pytest.FixtureRequest) -> Iterator[None]:
     """Ends a scenario that takes too long, wherever it hangs."""

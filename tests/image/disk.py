@@ -41,6 +41,24 @@ def slot(folder: Path, *, initrd: bool = False) -> Path:
     return folder / "slot.squashfs"
 
 
+def partitions(disk: Path) -> dict[str, tuple[int, int, int]]:
+    """name -> (number, first byte, bytes), by the GPT (UEFI specification 2.10, §5.3)."""
+    out = {}
+    with disk.open("rb") as image:
+        image.seek(SECTOR)
+        header = image.read(92)
+        assert header[:8] == b"EFI PART"
+        at, count, size = struct.unpack_from("<QII", header, 72)
+        image.seek(at * SECTOR)
+        for number in range(1, count + 1):
+            entry = image.read(size)
+            first, last = struct.unpack_from("<QQ", entry, 32)
+            if first:
+                name = entry[56:128].decode("utf-16-le").rstrip("\0")
+                out[name] = (number, first * SECTOR, (last + 1 - first) * SECTOR)
+    return out
+
+
 class Disk:
     """`folder` holds slot.squashfs; disk.img is made there."""
 
@@ -50,21 +68,7 @@ class Disk:
         run(BOARD / "make-disk", folder, f"i386-pc={GRUB}")
 
     def partitions(self) -> dict[str, tuple[int, int, int]]:
-        """name -> (number, first byte, bytes), by the GPT (UEFI specification 2.10, §5.3)."""
-        out = {}
-        with self.image.open("rb") as image:
-            image.seek(SECTOR)
-            header = image.read(92)
-            assert header[:8] == b"EFI PART"
-            at, count, size = struct.unpack_from("<QII", header, 72)
-            image.seek(at * SECTOR)
-            for number in range(1, count + 1):
-                entry = image.read(size)
-                first, last = struct.unpack_from("<QQ", entry, 32)
-                if first:
-                    name = entry[56:128].decode("utf-16-le").rstrip("\0")
-                    out[name] = (number, first * SECTOR, (last + 1 - first) * SECTOR)
-        return out
+        return partitions(self.image)
 
     def write(self, partition: str, source: Path) -> None:
         with self.image.open("r+b") as image:

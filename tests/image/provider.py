@@ -23,9 +23,11 @@ WORLD = "world"
 ECHO_S = 5
 """The provider's own LCP echo: it frees its modem when a site has gone without a word."""
 
-_FILES = {
-    "/etc/ppp/peers/access": f"""
-ttyS1 115200
+
+def answering(tty: str, address: str) -> str:
+    """pppd's options for one call by a modem that answers; `address` is the caller's. Its log is /var/log/pppd.log."""
+    return f"""
+{tty} 115200
 local
 crtscts
 nodetach
@@ -34,7 +36,7 @@ name isp
 auth
 refuse-eap
 require-chap
-{ADDRESS}:{SITE_ADDRESS}
+{ADDRESS}:{address}
 ms-dns {ADDRESS}
 nodefaultroute
 noproxyarp
@@ -42,7 +44,11 @@ lcp-echo-interval {ECHO_S}
 lcp-echo-failure 3
 debug
 logfile /var/log/pppd.log
-""",
+"""
+
+
+_FILES = {
+    "/etc/ppp/peers/access": answering("ttyS1", SITE_ADDRESS),
     "/etc/ppp/chap-secrets": f'{PPP_LOGIN} isp "{PPP_SECRET}" *\n',
     "/etc/ppp/pap-secrets": f'{PPP_LOGIN} isp "{PPP_SECRET}" *\n',
     "/usr/local/sbin/access": "#!/bin/sh\nwhile :; do pppd call access; sleep 0.2; done\n",

@@ -36,7 +36,7 @@ MACHINES = {
 }
 CONSOLES = {"x86_64": "ttyS0", "aarch64": "ttyAMA0"}
 AT_ONCE = 2
-"""Machines: the host has two cores, a third would only slow the others."""
+"""Machines: the host has two cores, a third would only slow the others (`more_at_once`)."""
 CONNECT_S = 60.0
 """QEMU has started and connected to the sockets; seconds on a busy host."""
 MONITOR_S = 120.0
@@ -47,6 +47,7 @@ STATE_DISK = "2G"
 UNPLUG_S = 30.0
 
 _running: list[Machine] = []
+_at_once = [AT_ONCE]
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Boot:
 class Machine:
     """`snapshot`: a disk made by `save` and the name in it, to go on from instead of booting. `modem`: the unix socket
     that the modem's port is connected to; nothing is, if None. `stick`: a folder that a USB stick shows. `more`: further arguments of
-    QEMU's. `enter`: goes into the network namespace that QEMU is to run in, whose devices those may name."""
+    QEMU's. `enter`: goes into the network namespace that QEMU is to run in, whose devices those may name. `write_log`: a
+    file that takes every write to the boot's first disk, and every flush, in their order (`write_log`)."""
 
     name: str
     folder: Path
@@ -79,6 +81,7 @@ class Machine:
     stick: Path | None = None
     more: tuple[str, ...] = ()
     enter: Callable[[], None] | None = None
+    write_log: Path | None = None
     process: subprocess.Popen[bytes] | None = None
     agent: socket.socket | None = None
     _monitor: socket.socket | None = None
@@ -95,7 +98,7 @@ class Machine:
     # ---- its life
     def start(self) -> None:
         """Returns when QEMU runs and is connected; what is in it may still be booting."""
-        assert len(_running) < AT_ONCE, f"{AT_ONCE} machines run already: {[m.name for m in _running]}"
+        assert len(_running) < _at_once[-1], f"{_at_once[-1]} machines run already: {[m.name for m in _running]}"
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.snapshot is not None:
             shutil.copyfile(self.snapshot[0], self.state_disk)
@@ -173,8 +176,15 @@ class Machine:
         arguments += self.more
         if boot.root is not None:
             arguments += ["-drive", f"file={boot.root},format=raw,if=virtio,readonly=on"]
-        for disk in boot.disks:
-            arguments += ["-drive", f"file={disk},format=qcow2,if=virtio"]
+        for n, disk in enumerate(boot.disks):
+            if self.write_log is not None and n == 0:
+                self.write_log.touch()
+                arguments += ["-blockdev", f"driver=qcow2,node-name=disk,file.driver=file,file.filename={disk}"]
+                arguments += ["-blockdev", f"driver=file,node-name=log,filename={self.write_log}"]
+                arguments += ["-blockdev", "driver=blklogwrites,node-name=logged,file=disk,log=log,log-sector-size=512"]
+                arguments += ["-device", "virtio-blk-pci,drive=logged,discard=off,write-zeroes=off"]
+            else:
+                arguments += ["-drive", f"file={disk},format=qcow2,if=virtio"]
         arguments += ["-drive", f"file={self.state_disk},format=qcow2,if=virtio"]
         if boot.kernel is not None:
             arguments += ["-kernel", str(boot.kernel), "-initrd", str(boot.initrd)]
@@ -235,6 +245,16 @@ class Machine:
 def running() -> list[Machine]:
     """Those that run now, for a test that failed."""
     return list(_running)
+
+
+@contextlib.contextmanager
+def more_at_once(count: int) -> Iterator[None]:
+    """For a scenario that can't do with AT_ONCE."""
+    _at_once.append(count)
+    try:
+        yield
+    finally:
+        _at_once.pop()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ socket. The exchange keeps the rate to the byte, and its records are what a call
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,13 @@ from appliance.lab.laboratory import LabThread
 from appliance.lab.modem import Modem
 
 PROVIDER = "0570000111"
-"""The provider's number: its modem answers at the first ring."""
+"""The provider's number."""
 SITE = "0451234567"
 OTHER = "0459999999"
 """Somebody else, who can keep the provider's line busy."""
+PARTIES = {"site": SITE, "provider": PROVIDER}
+ANSWER = ("provider",)
+"""Whose modems answer at the first ring."""
 
 CARRIED_S = 90.0
 """From a request for a call to bytes of its mail on the wire: 10 s on an idle machine."""
@@ -50,39 +53,48 @@ class Socket:
 @dataclass(eq=False)
 class Network:
     exchange: Exchange
-    site: Socket
-    provider: Socket
+    sockets: dict[str, Socket]
+
+    @property
+    def site(self) -> Socket:
+        return self.sockets["site"]
 
 
 @asynccontextmanager
-async def open_network(folder: Path, *, rate: int, guard_s: float = 0.4) -> AsyncIterator[Network]:
-    """`guard_s`: the site modem's guard time; a modem of today has 1 s."""
+async def open_network(
+    folder: Path,
+    *,
+    rate: int,
+    guard_s: float = 0.4,
+    parties: Mapping[str, str] = PARTIES,
+    answer: Collection[str] = ANSWER,
+) -> AsyncIterator[Network]:
+    """A modem for each of the `parties`, its port the socket NAME.modem in `folder`. `guard_s`: the modems' guard time; one
+    of today has 1 s."""
     exchange = Exchange(rate=rate)
     async with trio.open_nursery() as nursery:
-        sockets = []
-        for name, modem in (
-            ("site", Modem(exchange, SITE, profile={12: round(guard_s * 50)})),
-            ("provider", Modem(exchange, PROVIDER, profile={0: 1, 12: round(guard_s * 50)})),
-        ):
+        sockets = {}
+        for name, number in parties.items():
+            modem = Modem(exchange, number, profile={0: int(name in answer), 12: round(guard_s * 50)})
             exchange.subscribe(modem)
-            socket = Socket(modem, folder / f"{name}.modem")
-            await nursery.start(socket.run)
-            sockets.append(socket)
-        yield Network(exchange, *sockets)
+            sockets[name] = Socket(modem, folder / f"{name}.modem")
+            await nursery.start(sockets[name].run)
+        yield Network(exchange, sockets)
         nursery.cancel_scope.cancel()
 
 
 class Telephone(LabThread):
     """The network in a thread. What reads single values looks at `network`; what acts is a method here."""
 
-    def __init__(self, folder: Path, *, rate: int = 33600) -> None:
+    def __init__(self, folder: Path, *, rate: int = 33600, **parties: Any) -> None:
+        """`parties`: as `open_network` takes them."""
         super().__init__()
-        self.folder, self.rate = folder, rate
+        self.folder, self.rate, self._parties = folder, rate, parties
         self.open = self._open
 
     @asynccontextmanager
     async def _open(self, **_: Any) -> AsyncIterator[Any]:
-        async with open_network(self.folder, rate=self.rate) as self.network:
+        async with open_network(self.folder, rate=self.rate, **self._parties) as self.network:
             yield self.network
 
     # ---- what happened
@@ -98,7 +110,10 @@ class Telephone(LabThread):
     @property
     def transcript(self) -> str:
         """The site's dialogue with its modem, for a test that failed."""
-        return "\n".join(f"{at:.2f} {way} {text}" for at, way, text in self.network.site.modem.transcript)
+        return self.transcript_of("site")
+
+    def transcript_of(self, party: str) -> str:
+        return "\n".join(f"{at:.2f} {way} {text}" for at, way, text in self.network.sockets[party].modem.transcript)
 
     @property
     def carried(self) -> int:

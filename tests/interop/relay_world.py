@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +21,7 @@ from fakes.netns import Namespace
 from fakes.ports import free_port
 
 from .product import PASSWORD, ROOT, Product, Table, hashed
-from .providers import end_process, wait_until
+from .providers import PATIENCE_S, end_process, wait_until
 
 BLOCK = 1 << 20
 
@@ -73,11 +74,27 @@ class RelaySite(Product):
         return rows[name]["presence"] if name in rows else None
 
 
-class Pc:
-    """A terminal with its state folder."""
+@dataclass(frozen=True)
+class Relay:
+    """A relay server that somebody else runs, as a terminal knows it."""
 
-    def __init__(self, root: Path, name: str, relay: RelaySite, host: Namespace | None = None) -> None:
-        self.root, self.name, self.relay, self.host = root, name, relay, host
+    at: str
+    fingerprint: str
+
+
+class Pc:
+    """A terminal with its state folder. `patience`: for what it waits for, in seconds."""
+
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        relay: RelaySite | Relay,
+        host: Namespace | None = None,
+        *,
+        patience: float = PATIENCE_S,
+    ) -> None:
+        self.root, self.name, self.relay, self.host, self._patience = root, name, relay, host, patience
         self.state = root / f"{name}-state"
         self.log = root / f"{name}.log"
         self.children: list[subprocess.Popen[bytes]] = []
@@ -122,7 +139,7 @@ class Pc:
             assert child.poll() is None, f"{verb} ended with {child.returncode}:\n{self.said()}"
             return self.said().count(until) > before
 
-        wait_until(there, f"{self.name} says {until!r}")
+        wait_until(there, f"{self.name} says {until!r}", patience=self._patience)
         return child
 
     @contextlib.contextmanager
