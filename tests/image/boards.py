@@ -71,19 +71,20 @@ def start(folder: Path, image: Path) -> Iterator[Callable[..., Board]]:
 def powered(folder: Path, image: Path, arch: str = "x86_64") -> Iterator[Callable[..., Board]]:
     """start(stick=…, uefi=…) -> a board that has just got power; the same `name` again is the same board again. `modem`:
     the socket behind ttyS1. `lan`: a namespace with a tap device `eth0`, the other end of the board's eth0. `more`:
-    arguments of QEMU's. `write_log`: takes what is written to the disk."""
+    arguments of QEMU's. `write_log`: takes what is written to the disk. `leaps`: its time goes by as fast as it has nothing
+    to do."""
     boards: list[Board] = []
 
     def run(
         name: str = "board", *, uefi: bool = False, stick: Path | None = None, modem: Path | None = None,
-        lan: Namespace | None = None, more: tuple[str, ...] = (), write_log: Path | None = None,
+        lan: Namespace | None = None, more: tuple[str, ...] = (), write_log: Path | None = None, leaps: bool = False,
     ) -> Board:  # fmt: skip
         disk = folder / f"{name}.qcow2"
         if not disk.exists():
             flash(image, disk)
         shutil.rmtree(folder / name, ignore_errors=True)
         one = machine(folder / name, disk, uefi=uefi, stick=stick, modem=modem, arch=arch)
-        one.more, one.write_log = NIC + more, write_log
+        one.more, one.write_log, one.leaps = NIC + more, write_log, leaps
         if lan is not None:
             one.more, one.enter = TAP + more, lan.enter
         one.start()
