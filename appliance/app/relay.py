@@ -215,6 +215,7 @@ class RelayPart:
             is_account=name in server.enrolment.passwords,
             causes_calls=config.schedule.connection_request,
             moment=self._moment,
+            line_budget=self._line_budget,
         )
 
     def _moment(self, seconds: float) -> str:

@@ -56,6 +56,7 @@ class Device:
         self.certificate = certificate
         self.fingerprint = fingerprint
         self.online: bool | None = None  # nobody has looked yet
+        self.since = 0.0  # of Trio's clock
         self._calls: dict[bytes, _Call] = {}
 
     def send(self, kind: str, body: Mapping[str, Any]) -> None:
@@ -91,7 +92,9 @@ class Device:
         stream = await self._connect(call.service)
         if stream is None:
             self._calls.pop(id, None)
-            self._devices.requests.reject(self, id, Refusal("offline", "offline"))
+            age = trio.current_time() - self.since if self.online is False else None
+            text = f"its {call.service} does not answer"
+            self._devices.requests.reject(self, id, Refusal("offline", "offline", text=text, age=age))
             self._devices.set_online(self, await self.look())
             return
         self._devices.set_online(self, True)
@@ -191,7 +194,7 @@ class Devices:
         if online or device.online is None:  # also one that has never answered has its entry
             counter = self._counters[device.name] = self._counter(device.name)
             self._table.logged_in(device.name, counter, device.services, device.fingerprint)
-        device.online = online
+        device.online, device.since = online, trio.current_time()
         if online:
             events.emit(events.DEVICE_ONLINE, terminal=device.name)
         else:

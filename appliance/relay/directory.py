@@ -173,18 +173,17 @@ class Directory:
         if standing is None:
             return None
         owner, entry = standing
-        if owner == self._site:
-            return Found(_WORDS[entry.presence])
-        presence, _, back, _ = self.shown(owner, entry)
-        way = self._way(owner)
-        if way is None:
-            return Found(presence)
-        peer = self.peers.all[way[0]]
+        presence, since, back, _ = self.shown(owner, entry)
         now = self.peers.now()
+        age = max(0.0, now - since)
+        way = self._way(owner)
+        if owner == self._site or way is None:
+            return Found(presence, age=age)
+        peer = self.peers.all[way[0]]
         by_call = peer.name in self._by_call and peer.link is None
         if by_call:  # not when our own line is up again by plan: when theirs is
             back = self.peers.routes.neighbours[way[0]].routes[owner].back
-        return Found(presence, peer.link, None if back is None else max(0.0, back - now), by_call)
+        return Found(presence, peer.link, None if back is None else max(0.0, back - now), by_call, age)
 
     def here(self, name: str) -> Callee | None:
         return self.local(name)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CALLEE", "CALLER", "WAITABLE", "Ask", "Callee", "Directory", "Found", "Link", "Refusal", "Request", "Side",
-    "id_of", "is_link",
+    "id_of", "is_link", "takes_line",
 ]  # fmt: skip
 
 CALLER, CALLEE = 0, 1
@@ -67,22 +67,25 @@ class Link(Side, Protocol):
 @dataclass(frozen=True, slots=True)
 class Found:
     """Where a name of the table is. `presence` as shown; `link`: the next hop, None for one that is here; `back_in`
-    seconds, where the presence is suspended; `by_call`: only a call of ours brings the way to it up."""
+    seconds, where the presence is suspended; `by_call`: only a call of ours brings the way to it up; `age`: seconds
+    since the presence is so."""
 
     presence: str
     link: Link | None = None
     back_in: float | None = None
     by_call: bool = False
+    age: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request came to nothing."""
+    """Why a request came to nothing. `age`: seconds since the presence is so."""
 
     reason: str
     presence: str | None = None
     back_in: float | None = None
     text: str = ""
+    age: float | None = None
 
     def body(self, id: bytes) -> dict[str, Any]:
         body: dict[str, Any] = {"id": id, "reason": self.reason}
@@ -92,17 +95,20 @@ class Refusal:
             body["back_in"] = self.back_in
         if self.text:
             body["text"] = self.text
+        if self.age is not None:
+            body["age"] = self.age
         return body
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Refusal:
         """Of a `reject`. A reason that nobody knows is `rejected`."""
-        reason, presence, back_in = body.get("reason"), body.get("presence"), body.get("back_in")
+        reason, presence, back_in, age = (body.get(key) for key in ("reason", "presence", "back_in", "age"))
         return cls(
             reason if isinstance(reason, str) and reason in REASONS else "rejected",
             presence if isinstance(presence, str) and presence in PRESENCES else None,
             float(back_in) if is_seconds(back_in) else None,
             clean(body.get("text") or "", TEXT_LIMIT),
+            float(age) if is_seconds(age) else None,
         )
 
 
@@ -237,6 +243,12 @@ class Request:
 def is_link(side: Side) -> TypeGuard[Link]:
     """The link to a peer, not a terminal or a device."""
     return hasattr(side, "opened_there")
+
+
+def takes_line(found: Found, origin: Side | None = None) -> bool:
+    """Whether a circuit, from a terminal of ours or from that side, would go over our line or take a call of ours."""
+    links = [side for side in (origin, found.link) if side is not None and is_link(side)]
+    return any(link.keepalive == 0 for link in links) or (found.by_call and found.presence != "offline")
 
 
 def id_of(body: Mapping[str, Any]) -> bytes:

@@ -34,13 +34,24 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from appliance.protocol.relay import FrameError
-from appliance.relay.request import CALLEE, CALLER, PATH_LIMIT, WAITABLE, Ask, Refusal, Request, id_of, is_link
+from appliance.relay.request import (
+    CALLEE,
+    CALLER,
+    PATH_LIMIT,
+    WAITABLE,
+    Ask,
+    Refusal,
+    Request,
+    id_of,
+    is_link,
+    takes_line,
+)
 from appliance.relay.tickets import LINE_TICKET_S, TICKET_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from appliance.relay.request import Callee, Directory, Found, Link, Side
+    from appliance.relay.request import Callee, Directory, Link, Side
     from appliance.relay.terminals import Terminal
     from appliance.relay.tickets import Tickets
     from appliance.relay.timers import Timers
@@ -246,11 +257,11 @@ class Requests:
         found = self._directory.find(ask.callee)
         if found is None:
             self._refuse(request, Refusal("not-registered"))
-        elif _over_line(origin, found) and (seconds := self._line_budget()) is not None:
+        elif takes_line(found, origin) and (seconds := self._line_budget()) is not None:
             back_in = None if math.isinf(seconds) else seconds
             self._refuse(request, Refusal("line-budget", found.presence, back_in))
         elif found.presence != "online":
-            self._refuse(request, Refusal(found.presence, found.presence, found.back_in))
+            self._refuse(request, Refusal(found.presence, found.presence, found.back_in, age=found.age))
         elif found.link is not None:
             self._hand_on(request, found.link)
         else:
@@ -483,9 +494,3 @@ class Requests:
 
     def _of(self, which: int, side: Side) -> list[Request]:
         return [request for (s, _), request in self._by[which].items() if s is side]
-
-
-def _over_line(origin: Side, found: Found) -> bool:
-    """Whether a circuit from there would go over our line, or take a call of ours."""
-    links = [side for side in (origin, found.link) if side is not None and is_link(side)]
-    return any(link.keepalive == 0 for link in links) or (found.by_call and found.presence != "offline")

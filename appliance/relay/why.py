@@ -1,14 +1,15 @@
 """What would happen to a call of a name now, and why, in one sentence (`posthouse why NAME`): follows the route as a
 connection request would (RELAY §4, §5), and says where it would stop.
 
-It must not know sockets or calls; it looks at the directory and the peers, and is told whether requests cause calls.
+It must not know sockets or calls; it looks at the directory and the peers, and is told of calls what it needs.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from appliance.relay.request import PATH_LIMIT
+from appliance.relay.request import PATH_LIMIT, takes_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,16 +29,17 @@ def why(
     is_account: bool,
     causes_calls: bool,
     moment: Callable[[float], str],
+    line_budget: Callable[[], float | None] = lambda: None,
 ) -> str:
     """`is_account`: it may log in here; `causes_calls`: `schedule.connection_request`; `moment(seconds)`: that far from
-    now, in words."""
+    now, in words; `line_budget` as in `Requests`."""
     call = f"a call of {name}"
     found, row = directory.find(name), directory.row(name)
     rival = directory.conflict(name)
     conflict = f"; {rival} has a terminal of this name too, which is not believed" if rival is not None else ""
     if directory.is_device(name):
-        state = row["presence"] if row is not None else "offline"
-        seen = "it answers" if state == "online" else "at the last look it did not answer"
+        since = f" since {moment(-row['age'])}" if row is not None else ""
+        seen = "it answers" if row is not None and row["presence"] == "online" else f"it does not answer{since}"
         return f"{call} is tried at once: it is a device of this relay server, and {seen}{conflict}"
     if found is None or row is None:
         never = "it has an account here and has never" if is_account else "no terminal of that name has"
@@ -45,19 +47,26 @@ def why(
     here, presence, path = row["relay"] == site, row["presence"], row["path"]
     where = "here" if here else f"at {row['relay']}"
     by = "" if here or len(path) < 3 else f" by way of {', '.join(reversed(path[1:-1]))}"
+    if takes_line(found) and (seconds := line_budget()) is not None:
+        if math.isinf(seconds):
+            return f"{call} is refused (line-budget): the line's budget does not allow it{conflict}"
+        wait = _wait(True, seconds, causes_calls, moment)
+        return (
+            f"{call} is refused (line-budget): the line's budget is used up until {moment(seconds)}; {wait}{conflict}"
+        )
     if presence == "online":
         if len(path) > PATH_LIMIT:
             return f"{call} is refused (loop): it passes {len(path)} relay servers, and {PATH_LIMIT} are the most"
         return f"{call} rings now: it is logged in {where}{by}{conflict}"
     since = moment(-row["age"])
     if presence == "offline":
-        reason = f"it logged out {where}, since {since}"
+        reason = f"it {'logged out here at' if here else f'has not been logged in {where} since'} {since}"
     elif presence == "expired":
         reason = f"no relay server knows a way to {row['relay']} any more"
     elif here:
         reason = f"its connection broke off at {since}"
     elif presence == "suspended":
-        back = f", and is back {moment(row['back_in'])}" if row["back_in"] is not None else ""
+        back = f", and is back at {moment(row['back_in'])}" if row["back_in"] is not None else ""
         reason = f"the line to {row['relay']}{by} is down by plan since {since}{back}"
     else:
         reason = _lost(peers, row["relay"], by, since)
@@ -79,5 +88,5 @@ def _wait(by_call: bool, back_in: float | None, causes_calls: bool, moment: Call
         return "made with --wait it rings when that is over"
     if not causes_calls:
         return "made with --wait it rings in a later call (schedule.connection_request is off)"
-    at = "now" if not back_in else moment(back_in)
+    at = f"at {moment(back_in)}" if back_in else "now"
     return f"made with --wait it causes a call {at}"

@@ -126,7 +126,9 @@ def _credentials(arguments: argparse.Namespace, state: State, person: Person) ->
             raise LoginOver(
                 f"{relay} wants the password that enrols {name}: give --password-file, or POSTHOUSE_PASSWORD", USAGE
             ) from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise LoginOver(f"the password: {arguments.password_file}: {error.strerror or error}", USAGE) from None
+        except ValueError as error:
             raise LoginOver(f"the password: {error}", USAGE) from None
         return given
 
@@ -274,10 +276,11 @@ HEADINGS: Final = ("NAME", "PRESENCE", "RELAY", "SINCE", "SERVICES")
 
 async def _list(arguments: argparse.Namespace, client: Client) -> int:
     known: dict[str, dict[str, Any]] = {}
-    shown = False
+    shown, trouble = False, ""
 
     def take(what: dict[str, Any]) -> None:
-        nonlocal shown
+        nonlocal shown, trouble
+        trouble = ""
         for entry in what.get("entries", ()):
             before = known.get(entry["name"])
             known[entry["name"]] = entry
@@ -295,7 +298,9 @@ async def _list(arguments: argparse.Namespace, client: Client) -> int:
         except NoConnection as why:
             if not (arguments.watch and shown and why.code == UNREACHABLE):
                 raise
-            _say(str(why))
+            if str(why) != trouble:
+                trouble = str(why)
+                _say(trouble)
             await trio.sleep(1)
 
 

@@ -233,7 +233,7 @@ def _later(row: Mapping[str, Any], seconds: float) -> dict[str, Any]:
 def _plain(body: Mapping[str, Any]) -> dict[str, Any]:
     """What a sentence is made of; the rest is nothing that JSON could carry."""
     said = {key: clean(text(body, key)) for key in ("reason", "presence", "text")}
-    times = {key: number(body, key) for key in ("back_in", "wait")}
+    times = {key: number(body, key) for key in ("back_in", "wait", "age")}
     return {key: value for key, value in {**said, **times}.items() if value not in ("", None)}
 
 

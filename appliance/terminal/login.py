@@ -155,7 +155,8 @@ class Keeper:
     async def _after(self, session: Session) -> None:
         reason = text(self._bye, "reason") if self._bye else ""
         if reason == "replaced":
-            raise LoginOver(f"{self._who.name} has logged in elsewhere: this login is replaced")
+            why = "it has logged in elsewhere, or was given another enrolment"
+            raise LoginOver(f"this login of {self._who.name} is replaced: {why}")
         if self._error is not None:
             said = clean(f"{text(self._error, 'code')} {text(self._error, 'text')}".strip())
             await self._try_again(f"the relay server ended the connection: {said}")

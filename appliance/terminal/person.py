@@ -76,6 +76,9 @@ class Person:
         try:
             print(question, end="", file=sys.stderr, flush=True)
             await self._answered.wait()
+        except trio.Cancelled:
+            print(file=sys.stderr, flush=True)  # whatever is said next is no part of the question
+            raise
         finally:
             self._asking = False
         if self._answer is None:

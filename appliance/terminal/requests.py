@@ -27,7 +27,7 @@ PENDING: Final = 16
 TURN_S: Final = 10.0
 """For a turn; after it `too-many`: those before it wait for a terminal that is away."""
 LOGIN_S: Final = 20.0
-"""For a login that is just being made or made anew."""
+"""For a try that is just being made."""
 RETAKE_S: Final = 60.0
 """RELAY §5: the same `connect` again within this time."""
 ANSWER_S: Final = 300.0
@@ -90,26 +90,37 @@ class Requests:
         inbox: trio.MemoryReceiveChannel[tuple[str, Mapping[str, Any]]],
     ) -> tuple[str, Mapping[str, Any], Session | None]:
         until = trio.current_time() + wait_s
-        within_s, patient = max(LOGIN_S, wait_s), wait_s > 0
+        patience = until
         while True:
-            session = await self.session(within_s, patient=patient)
+            session = await self.session()
+            if session is None and self._keeper.over is None and trio.current_time() < patience:
+                left = patience - trio.current_time()
+                await progress({"reason": "no-relay", "text": self._keeper.trouble, "wait": left})
+                with trio.move_on_at(patience):
+                    session = await self._next_session()
             if session is None:
                 return "unavailable", {"reason": "no-relay"}, None
             left = max(0.0, until - trio.current_time())
             answer = await self._ask(session, id, to, service, left, progress, inbox)
             if answer is not None:
                 return (*answer, session)
-            within_s, patient = RETAKE_S, True
+            patience = trio.current_time() + RETAKE_S
 
-    async def session(self, within_s: float = LOGIN_S, *, patient: bool = False) -> Session | None:
-        """The login that is up, or comes up within that time; who is not patient has one try made at once."""
+    async def session(self) -> Session | None:
+        """The login that is up, or that one try, made at once, brings up."""
         keeper = self._keeper
         failures = keeper.failures
         keeper.hurry()
-        with trio.move_on_after(within_s):
-            while keeper.session is None and keeper.over is None and (patient or keeper.failures == failures):
+        with trio.move_on_after(LOGIN_S):
+            while keeper.session is None and keeper.over is None and keeper.failures == failures:
                 await keeper.wait_changed()
         return keeper.session
+
+    async def _next_session(self) -> Session | None:
+        """As soon as there is a login; None where there will be none any more."""
+        while self._keeper.session is None and self._keeper.over is None:
+            await self._keeper.wait_changed()
+        return self._keeper.session
 
     async def _ask(
         self,

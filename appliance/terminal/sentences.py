@@ -4,7 +4,7 @@ with it (DESIGN §6). Text from the relay server or another terminal is cleaned 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from appliance.events import clean
 
@@ -20,7 +20,7 @@ FINAL: Final = frozenset({"forbidden", "no-service", "rejected", "certificate-ch
 
 _REASONS: Final = {
     "not-registered": "no terminal of the name {to} is known",
-    "offline": "{to} is offline: it has logged out",
+    "offline": "{to} is offline: it is not logged in",
     "suspended": "{to} is suspended: a line on the way to it is down by plan",
     "lost": "{to} is lost: the connection to it broke off and has not come back",
     "expired": "{to} has not been heard of for so long that it is taken as gone",
@@ -34,8 +34,12 @@ _REASONS: Final = {
     "no-circuit": "{to} accepted, but the circuit to it was not made in time",
     "duplicate-id": "the relay server took this call for another one",
     "too-many": "too many calls or circuits at once",
+    "no-relay": "no login at the relay server just now",
     "certificate-changed": "{to} or this terminal has another certificate than the other one has met before",
 }
+
+_TOLD: Final = {"offline": "{to} is offline", "no-relay": _REASONS["no-relay"]}
+"""What is said with these is no word of the other terminal: a relay server's of a device, or ours of the login."""
 
 
 def code_of(reason: str) -> int:
@@ -44,16 +48,20 @@ def code_of(reason: str) -> int:
 
 
 def refusal(to: str, service: str, said: Mapping[str, Any]) -> str:
-    """A sentence for `unavailable`: reason, presence, when it will be back, what was said with it."""
-    reason = clean(said.get("reason") or "?", TEXT_LIMIT)
+    """A sentence for `unavailable`: reason, presence, since when, when it will be back, what was said with it."""
+    reason, more = clean(said.get("reason") or "?", TEXT_LIMIT), clean(said.get("text") or "", TEXT_LIMIT)
     text = _REASONS.get(reason, "{to} can't be reached: {reason}").format(to=to, service=service, reason=reason)
+    if more and reason in _TOLD:
+        text, more = f"{_TOLD[reason].format(to=to)}: {more}", ""
     presence = said.get("presence")
     if isinstance(presence, str) and presence not in ("online", reason):
         text += f" (it is {clean(presence, TEXT_LIMIT)})"
-    if when := back(said.get("back_in")):
+    if when := _since(said.get("age")):
+        text += f", {when}"
+    if when := back(said.get("back_in"), "more" if reason == "line-budget" else "back"):
         text += f"; {when}"
-    if said.get("text"):
-        text += f"; it says: {clean(said['text'], TEXT_LIMIT)}"
+    if more:
+        text += f"; it says: {more}"
     return text
 
 
@@ -64,14 +72,27 @@ def waiting(to: str, service: str, said: Mapping[str, Any]) -> str:
     return f"{refusal(to, service, said)}; waiting{more}"
 
 
-def back(seconds: object) -> str:
+def back(seconds: object, what: str = "back") -> str:
     """`back in 2 h (at 18:30)`; "" where nobody knows."""
-    if not isinstance(seconds, (int, float)) or not 0 <= seconds < 10 * 366 * 86400:
+    if not _is_span(seconds):
         return ""
+    return f"{what} in {span(seconds)} (at {_moment(seconds)})"
+
+
+def _since(seconds: object) -> str:
+    """`since 18:30`, of an age; "" where nobody knows."""
+    return f"since {_moment(-seconds)}" if _is_span(seconds) else ""
+
+
+def _is_span(seconds: object) -> TypeGuard[float]:
+    return isinstance(seconds, (int, float)) and 0 <= seconds < 10 * 366 * 86400
+
+
+def _moment(seconds: float) -> str:
+    """So far from now, by this computer's clock."""
     now = datetime.now().astimezone()
-    at = now + timedelta(seconds=float(seconds))
-    form = "%H:%M" if at.date() == now.date() else "%a %d %b %H:%M"
-    return f"back in {span(seconds)} (at {at.strftime(form)})"
+    at = now + timedelta(seconds=seconds)
+    return at.strftime("%H:%M" if at.date() == now.date() else "%a %d %b %H:%M")
 
 
 def span(seconds: float) -> str:

@@ -3,6 +3,7 @@ list): over real sockets, with a peer that says exactly what it is told to, or o
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -377,16 +378,26 @@ async def test_a_request_that_waits_wants_the_line_when_the_other_side_is_back(t
         text = explain(h, "far2", causes_calls=True)
         assert text.startswith("a call of far2 is refused (lost): the link to peer1 is lost since")
         assert text.endswith("made with --wait it causes a call now")
+        assert explain(h, "far2", budget=3600.0) == (
+            "a call of far2 is refused (line-budget): the line's budget is used up until T+3600; made with --wait it rings in a "
+            "later call (schedule.connection_request is off)"
+        )
+        assert explain(h, "far2", causes_calls=True, budget=60.0).endswith("made with --wait it causes a call at T+60")
+        assert explain(h, "far2", budget=math.inf) == (
+            "a call of far2 is refused (line-budget): the line's budget does not allow it"
+        )
+        assert explain(h, "pc11", budget=3600.0) == "a call of pc11 rings now: it is logged in here"
         assert explain(h, "far1").endswith(
             "made with --wait it rings in a later call (schedule.connection_request is off)"
         )
 
 
-def explain(h: House, name: str, *, causes_calls: bool = False) -> str:
+def explain(h: House, name: str, *, causes_calls: bool = False, budget: float | None = None) -> str:
     server = h.server
     return why(
         server.directory, server.peers, name, site=server.site, is_account=name in server.enrolment.passwords,
         causes_calls=causes_calls, moment=lambda seconds: f"T{seconds:+.0f}",
+        line_budget=lambda: budget,
     )  # fmt: skip
 
 
@@ -406,7 +417,7 @@ async def test_why_says_what_would_happen_now(tmp_path: Path) -> None:
         await client.send("bye", reason="logout")
         await houses["d"].until("pc11", "offline")
         assert explain(houses["d"], "pc11") == (
-            "a call of pc11 is refused (offline): it logged out at a, since T-0; made with --wait it rings when that is over"
+            "a call of pc11 is refused (offline): it has not been logged in at a since T-0; made with --wait it rings when that is over"
         )
 
 

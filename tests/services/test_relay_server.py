@@ -339,6 +339,7 @@ async def test_a_device_is_logged_in_while_it_answers_and_called_like_a_terminal
                 await caller.send("connect", id=bytes([1] * 16), to="plc2", service="echo")
                 refused = await caller.expect("unavailable")
                 assert (refused["reason"], refused["presence"]) == ("offline", "offline")
+                assert refused["text"] == "its echo does not answer" and refused["age"] >= 0
                 while h.server.circuits:
                     await trio.sleep(0.01)
         nursery.cancel_scope.cancel()

@@ -62,7 +62,7 @@ def unavailable(h: House, login: Login, kind: str, body: Body, **said: object) -
 
 
 @pytest.mark.parametrize(("presence", "back_in", "text"), [
-    ("offline", None, r"pc9 is offline: it has logged out"),
+    ("offline", None, r"pc9 is offline: it is not logged in"),
     ("suspended", 7200, r"pc9 is suspended: a line on the way to it is down by plan; back in 2 h \(at .*\)"),
     ("lost", None, r"pc9 is lost: the connection to it broke off and has not come back"),
 ])  # fmt: skip
@@ -221,7 +221,7 @@ async def test_replaced_stops_and_does_not_come_back(tmp_path: Path) -> None:
         await login.cut()
         with trio.fail_after(SOON_S):
             assert await process.wait() == 1
-        await one.until(lambda: "pc1 has logged in elsewhere" in one.said, "why")
+        await one.until(lambda: "this login of pc1 is replaced: it has logged in elsewhere" in one.said, "why")
         assert len([k for _, k, _ in h.relay.heard if k == "login"]) == 2
 
 
@@ -302,6 +302,12 @@ async def test_a_relay_server_that_is_away_ends_with_3(tmp_path: Path) -> None:
         at = h.relay.at
     done = await one.run("list")
     assert done.returncode == 3 and at.encode() in done.stderr and b"refused" in done.stderr.lower()
+    begun = trio.current_time()
+    done = await one.run("connect", "pc2", "ssh", "--wait", "4s")
+    assert trio.current_time() - begun >= 4
+    waiting, over = done.stderr.decode().splitlines()
+    assert done.returncode == 3 and at in over
+    assert re.fullmatch(r"posthouse: no login at the relay server just now: .*refused; waiting up to [1-4] s", waiting)
 
 
 async def test_two_commands_share_a_login_and_a_login_takes_over(tmp_path: Path) -> None:
@@ -465,6 +471,19 @@ async def test_list_watches_over_lost_connections(tmp_path: Path) -> None:
         assert await stop(process, signal.SIGINT) == 0
 
 
+async def test_list_says_once_why_it_has_nothing_new(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        one = h.terminal("pc1")
+        await stop(await one.login())
+        process = await one.start("list", "--watch", until="PRESENCE")
+        assert h.relay.nursery is not None
+        h.relay.nursery.cancel_scope.cancel()
+        await one.until(lambda: "refused" in one.said, "why")
+        await trio.sleep(4)  # it asks each second
+        assert one.said.count("refused") == 1
+        assert await stop(process, signal.SIGINT) == 0
+
+
 async def test_list_is_whole_while_another_watches(tmp_path: Path) -> None:
     """Changes and answers come as the same message: a change that comes first must not be taken for the answer."""
     async with house(tmp_path) as h:
@@ -560,8 +579,15 @@ async def test_ask(tmp_path: Path, answer: str, code: int) -> None:
                 done = await one.run("connect", "pc2", "echo", stdin=b"hello")
                 assert (done.returncode, done.stdout) == (code, b"" if code else b"hello")
 
+            asked = r"pc1 calls echo. Accept\? \[y/N\] "
+            with trio.move_on_after(SOON_S) as gives_up:
+                async with trio.open_nursery() as first:
+                    first.start_soon(one.run, "connect", "pc2", "echo")
+                    await trio.to_thread.run_sync(child.expect, asked)
+                    gives_up.cancel()
+            await trio.to_thread.run_sync(child.expect, "\r\nposthouse: pc1 echo: the caller gave up")
             nursery.start_soon(connect)
-            await trio.to_thread.run_sync(child.expect, r"pc1 calls echo. Accept\? \[y/N\] ")
+            await trio.to_thread.run_sync(child.expect, asked)
             child.sendline(answer)
         child.sendintr()
         await trio.to_thread.run_sync(child.expect, pexpect.EOF)

@@ -26,7 +26,11 @@ def test_every_reason_has_its_code_and_its_sentence(reason: str, code: int) -> N
 
 
 @pytest.mark.parametrize(("said", "text"), [
-    ({"reason": "offline", "presence": "offline"}, "pc21 is offline: it has logged out"),
+    ({"reason": "offline", "presence": "offline"}, "pc21 is offline: it is not logged in"),
+    ({"reason": "offline", "presence": "offline", "text": "its ssh does not answer"},
+     "pc21 is offline: its ssh does not answer"),
+    ({"reason": "no-relay", "text": "10.0.0.1:7400: Connection refused"},
+     "no login at the relay server just now: 10.0.0.1:7400: Connection refused"),
     ({"reason": "no-service"}, "pc21 offers no service ssh"),
     ({"reason": "timeout", "presence": "online"}, "pc21 did not answer"),
     ({"reason": "no-circuit", "presence": "lost"},
@@ -34,12 +38,23 @@ def test_every_reason_has_its_code_and_its_sentence(reason: str, code: int) -> N
     ({"reason": "rejected", "text": "at lunch\x1b[2J"}, "pc21 rejected the call; it says: at lunch�[2J"),
     ({"reason": "new\x07"}, "pc21 can't be reached: new�"),
     ({}, "pc21 can't be reached: ?"),
-    ({"reason": "offline", "back_in": "soon", "presence": 7}, "pc21 is offline: it has logged out"),
-    ({"reason": "offline", "back_in": -1}, "pc21 is offline: it has logged out"),
-    ({"reason": "offline", "back_in": 1e300}, "pc21 is offline: it has logged out"),
+    ({"reason": "offline", "back_in": "soon", "presence": 7}, "pc21 is offline: it is not logged in"),
+    ({"reason": "offline", "back_in": -1}, "pc21 is offline: it is not logged in"),
+    ({"reason": "offline", "back_in": 1e300}, "pc21 is offline: it is not logged in"),
 ])  # fmt: skip
 def test_a_refusal(said: dict[str, Any], text: str) -> None:
     assert sentences.refusal("pc21", "ssh", said) == text
+
+
+def test_since_when() -> None:
+    text = sentences.refusal("plc1", "modbus", {"reason": "offline", "text": "its modbus does not answer", "age": 300})
+    assert re.fullmatch(r"plc1 is offline: its modbus does not answer, since (\w+ \d+ \w+ )?\d\d:\d\d", text)
+
+
+def test_when_there_is_more_budget() -> None:
+    text = sentences.refusal("pc21", "ssh", {"reason": "line-budget", "presence": "suspended", "back_in": 3600})
+    form = r"the line to pc21 has no budget left \(it is suspended\); more in 1 h \(at (\w+ \d+ \w+ )?\d\d:\d\d\)"
+    assert re.fullmatch(form, text)
 
 
 def test_when_it_will_be_back() -> None:
