@@ -126,9 +126,9 @@ class RelayPart:
     def line_wanted(self) -> None:
         """Tells the caller whether a request waits for a call, and until when."""
         seconds = self._server.waiting.line_wanted() if self._server is not None else None
-        # Rounded, so that a plan is not a new one whenever it is looked at.
+        # Rounded, so that a plan is not a new one whenever it is looked at; down, so that we are there first and wait.
         now = self._house.core.clock.now().wall
-        at = None if seconds is None else round((now + seconds) / PLAN_S) * PLAN_S
+        at = None if seconds is None else (now + seconds) // PLAN_S * PLAN_S
         if (caller := self._house.caller_or_none) is not None:
             caller.request_connection(at)
 

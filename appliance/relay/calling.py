@@ -3,10 +3,11 @@ circuits that go over the line, whoever has opened their connections.
 
 It owns the links over the line; it must not know when calls are made.
 
-How it works. The job of a peer is done when both login tables are the same and no request is pending over its link,
-that of the circuits when none has moved a byte for `STILL_S`. Each has work again as soon as one of these changes: so a
-call stays up while a circuit moves bytes, within `max_call`. While the call moves mail the circuits leave it its share
-of the line (`pacing`). When the call ends, links say `bye` and circuits are reset: they can't outlive the line.
+How it works. The job of a peer is done when both login tables are the same, no request is pending over its link, and
+none waits for a terminal behind it that is about to be back; that of the circuits when none has moved a byte for
+`STILL_S`. Each has work again as soon as one of these changes: so a call stays up while a circuit moves bytes, within
+`max_call`. While the call moves mail the circuits leave it its share of the line (`pacing`). When the call ends, links
+say `bye` and circuits are reset: they can't outlive the line.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class PeerCall:
         self._count()
         told = peer.sent is not None and not peer.dirty and not peer.sending
         settled = trio.current_time() - link.connection.heard >= SETTLED_S
-        return told and settled and not server.requests.pending(link)
+        return told and settled and not server.requests.pending(link) and not server.waiting.meets(link)
 
     def _count(self) -> None:
         """The bytes of the socket, where the line's device does not count."""

@@ -183,7 +183,9 @@ class Directory:
         by_call = peer.name in self._by_call and peer.link is None
         if by_call:  # not when our own line is up again by plan: when theirs is
             back = self.peers.routes.neighbours[way[0]].routes[owner].back
-        return Found(presence, peer.link, None if back is None else max(0.0, back - now), by_call, age)
+        if back is None:
+            return Found(presence, peer.link, None, by_call, age)
+        return Found(presence, peer.link, max(0.0, back - now), by_call, age, max(0.0, now - back))
 
     def here(self, name: str) -> Callee | None:
         return self.local(name)

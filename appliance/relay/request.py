@@ -67,14 +67,15 @@ class Link(Side, Protocol):
 @dataclass(frozen=True, slots=True)
 class Found:
     """Where a name of the table is. `presence` as shown; `link`: the next hop, None for one that is here; `back_in`
-    seconds, where the presence is suspended; `by_call`: only a call of ours brings the way to it up; `age`: seconds
-    since the presence is so."""
+    seconds, where the presence is suspended, and `late` how long ago that was over; `by_call`: only a call of ours
+    brings the way to it up; `age`: seconds since the presence is so."""
 
     presence: str
     link: Link | None = None
     back_in: float | None = None
     by_call: bool = False
     age: float | None = None
+    late: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
     from appliance.clock import Clock
     from appliance.relay.records import Records
-    from appliance.relay.request import Side
+    from appliance.relay.request import Link, Side
     from appliance.relay.terminals import Terminal
     from appliance.relay.timers import Timer, Timers
 
 __all__ = ["Waiting"]
 
 COME_BACK_S: Final = 60.0
+MEET_S: Final = 60.0
+"""Two lines that are to be up together: each dials and trains for as long as it takes, some later than planned."""
 CALL_AGAIN_S: Final = (600.0, 1800.0, 7200.0)
 """After a call that did not reach the callee; a request that waits for days must not keep the line busy."""
 
@@ -180,6 +182,13 @@ class Waiting:
             if found is not None and found.by_call and found.presence != "offline":
                 moments.append(max(found.back_in or 0.0, one.not_before - now))
         return min(moments, default=None)
+
+    def meets(self, link: Link) -> bool:
+        """Whether one that waits is for a terminal behind this link which is about to be back: a call made for it
+        stays up until then."""
+        waiting = [self._find(one.ask.callee) for one in self._all.values() if one.terminal is not None]
+        behind = [f for f in waiting if f is not None and f.link is link and f.presence == "suspended"]
+        return any(f.back_in is not None and f.back_in <= MEET_S and f.late <= MEET_S for f in behind)
 
     def call_over(self) -> None:
         """A call has ended that these would have liked: they don't ask for the next one at once."""

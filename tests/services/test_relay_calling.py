@@ -17,7 +17,7 @@ import trio
 
 from appliance.call import OpenCall, Reason
 from appliance.config.model import RelayPeer
-from appliance.relay import calling
+from appliance.relay import calling, waiting
 from appliance.relay.calling import LineCircuits, PeerCall
 from appliance.relay.circuits import NO_PACE, SO_MAX_PACING_RATE, Circuit
 from appliance.relay.connection import NOTSENT_LOWAT
@@ -66,7 +66,8 @@ async def sites(
 ) -> AsyncIterator[Sites]:
     for name in ("hub", "site"):
         (root / name).mkdir()
-    async with house(root / "hub", name="hub", peers=(RelayPeer(name="site", secret="s", connect="never"),)) as hub:
+    peers = tuple(RelayPeer(name=name, secret="s", connect="never") for name in ("site", "cape"))
+    async with house(root / "hub", name="hub", peers=peers) as hub:
         own = fingerprint(root / "hub", "hub")
         peer = RelayPeer(name="hub", address=f"127.0.0.1:{hub.port}", fingerprint=own, secret="s", connect="call")
         async with house(root / "site", name="site", peers=(peer,), line_budget=line_budget) as site:
@@ -203,6 +204,51 @@ async def test_circuits_of_who_has_come_in_over_the_line_are_paced_and_keep_the_
         while h.server.circuits:
             await trio.sleep(0.005)
         assert not h.server.on_line
+
+
+async def test_a_call_stays_up_for_a_terminal_that_is_about_to_be_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two lines that are up by plan at the same moment: neither is up on the second."""
+    async with sites(tmp_path, back_in=None) as s:
+        cape = await s.hub.link("cape", keepalive=0)
+        await cape.begin()
+        await cape.update("cape", ["pc21", 1, 7, 0, 0, ["ssh"], KEYS["other"].fingerprint])
+        await s.hub.until("pc21", "online")
+        await cape.send("bye", reason="call-over", back_in=45)
+        await s.hub.until("pc21", "suspended")
+        caller = await s.site.login("pc11")
+        assert not (await s.job.run(s.call(1))).left  # nobody waits: the tables alone
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(s.job.wait_work)
+            await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+        await caller.send("connect", id=bytes(16), to="pc21", service="ssh", wait=600)
+        await caller.expect("waiting")
+        wanted = s.site.server.waiting.line_wanted()
+        assert wanted is not None and 0 < wanted <= 45
+        async with trio.open_nursery() as nursery:
+            done = s.work(nursery, s.call(2))
+            await s.site.until("pc21", "suspended")
+            await trio.sleep(calling.SETTLED_S + 3 * calling.LOOK_S)
+            assert not done.is_set()
+            cape = await s.hub.link("cape", keepalive=0)
+            await cape.begin()
+            await cape.update("cape", ["pc21", 2, 7, 0, 0, ["ssh"], KEYS["other"].fingerprint])
+            assert (await cape.until("invite"))["from"] == "pc11"
+            await cape.send("reject", id=bytes(16), reason="rejected")
+            assert (await caller.expect("unavailable"))["reason"] == "rejected"
+            await done.wait()
+            # one that is late by more than a line needs is not waited for
+            await cape.send("bye", reason="call-over", back_in=0)
+            await s.site.until("pc21", "suspended")
+            await caller.send("connect", id=bytes(15) + b"2", to="pc21", service="ssh", wait=600)
+            await caller.expect("waiting")
+            (link,) = [peer.link for peer in s.site.server.peers.all.values()]
+            assert link is not None and s.site.server.waiting.meets(link)
+            monkeypatch.setattr(waiting, "MEET_S", 0.0)
+            assert not s.site.server.waiting.meets(link)
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_hub_that_cannot_be_reached_is_left_for_the_next_call(tmp_path: Path) -> None:
