@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as pytest does: tests name each other from there
 
-from tests.bench import call, image, line, mail, network, relay
+from tests.bench import call, image, line, mail, network, relay, week
 
 BENCHES = {
     "call": (call.bench, "what a call costs beyond its line, with bearer none and by PPP between virtual machines"),
@@ -23,6 +23,10 @@ BENCHES = {
         "circuits, logins and the table, against HAProxy, nginx, socat and Syncthing's relay server",
     ),
     "network": (network.bench, "putting right what was changed by hand"),
+    "week": (
+        lambda rounds: week.bench(),
+        "a simulated week of an office: calls and cost against a call for each message",
+    ),
 }
 
 
