@@ -288,7 +288,7 @@ QUOTA_FULL = Event(
     "quota-full",
     "ef9b168eea7e45dcb2cec21753880979",
     WARNING,
-    "{account}: the mailbox of {user} is full; {messages} messages stay upstream",
+    "{account}: the mailbox of {user} is full; left upstream: {messages}",
     follows="Nothing is lost: they are fetched once there is room. Mail sent to the user here is refused meanwhile.",
     action="The user removes mail, or raise his `quota`.",
 )

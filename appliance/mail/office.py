@@ -364,6 +364,10 @@ class PostOffice:
 
         kind: bounces.Kind = getattr(bounces, name)
         wanted = [r for r in recipients if bounces.wants_report(kind, r)]
+        if kind is bounces.FAILED and (silent := [r for r in recipients if r not in wanted]):
+            unasked = ", ".join(r.address for r in silent)
+            why = "its sender asked for none"
+            events.emit(events.BOUNCE_DROPPED, mail_id=envelope.id, recipients=unasked, reply=silent[0].reply, why=why)
         if not wanted:
             return
         addresses, reply = ", ".join(r.address for r in wanted), wanted[0].reply

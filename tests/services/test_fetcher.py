@@ -161,7 +161,7 @@ async def test_a_full_mailbox_leaves_mail_upstream(tmp_path: Path, caplog: pytes
         _, report = await home.fetch(provider)
         assert report == JobReport()
         assert list(provider.mails) == ["b"]
-        assert "mailbox of hanako is full; 1 messages stay upstream" in caplog.text
+        assert "mailbox of hanako is full; left upstream: 1" in caplog.text
         home.inbox.room = None
         await home.fetch(provider)
         assert provider.mails == {}
@@ -431,7 +431,7 @@ async def test_a_body_that_outgrows_the_room(tmp_path: Path, what: str, caplog: 
         assert report.left
         assert "no room for more of message b" in report.detail
         assert home.inbox.messages == [message(2)]  # the newest first
-        assert "1 messages" in caplog.text
+        assert "left upstream: 1" in caplog.text
         assert ("mailbox of hanako is full" in caplog.text) is (what == "quota")
         assert ("the disk is full" in caplog.text) is (what == "disk")
         assert list((tmp_path / "mail").iterdir()) == []

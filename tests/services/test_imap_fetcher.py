@@ -289,7 +289,7 @@ async def test_a_full_mailbox_leaves_mail_upstream(tmp_path: Path, caplog: pytes
         home.inbox.room = 1000
         await fetched(home, provider)
         assert list(provider.mails) == [3]
-        assert "mailbox of hanako is full; 1 messages stay upstream" in caplog.text
+        assert "mailbox of hanako is full; left upstream: 1" in caplog.text
         home.inbox.room = None
         await fetched(home, provider)
         assert provider.mails == {}

@@ -420,11 +420,14 @@ async def test_who_gets_the_bounce(sender: str, user: str, gets: str | None, tmp
 
 
 @pytest.mark.parametrize(("notify", "count"), [("NEVER", 0), ("SUCCESS", 0), ("FAILURE", 1), ("", 1)])
-async def test_notify(notify: str, count: int, tmp_path: Path) -> None:
+async def test_notify(notify: str, count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with FakeOffice(tmp_path).running() as it:
         envelope = await it.submit(Recipient(FAR, notify=notify))
         await it.office.settle(envelope, {0: REFUSED}, host="a")
         assert len(it.mailbox()) == count
+    said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]  # none goes without a word
+    why = "bounce to <hanako@harbour.example>" if count else "no bounce: its sender asked for none"
+    assert said == [f"{envelope.id}: {FAR} failed ({REFUSED.reply}); {why}"]
 
 
 async def test_given_up_only_with_an_attempt(tmp_path: Path) -> None:
