@@ -47,7 +47,7 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
 
     run = verb("run", "be the gateway, in the foreground, until SIGTERM")
     run.add_argument("--debug", action="store_true", help="also log what the modem and the servers say")
-    verb("check", "check the configuration and print every error")
+    verb("check", "check the configuration and print every error", printing)
     demo = verb("demo", "show one call for everybody, with an emulated exchange, modem and provider", printing)
     demo.add_argument("--keep", action="store_true", help="keep the folder that it works in")
     status = verb("status", "show the line, the queue and the services", printing)

@@ -105,7 +105,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    return USAGE if _load(arguments) is None else OK
+    if not arguments.json:
+        return USAGE if _load(arguments) is None else OK
+    from appliance.config.load import faults_in
+
+    faults = faults_in(_config_file(arguments))
+    _print(json.dumps(faults, indent=2))
+    return USAGE if faults else OK
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -301,17 +307,21 @@ def _ask(
     arguments: argparse.Namespace, verb: str, given: dict[str, Any], on_progress: Any = None, *, quiet: bool = False
 ) -> tuple[Any, int]:
     """A verb's result and OK, or None and the exit code after the sentence was printed. `quiet`: that no Posthouse runs
-    is not worth one."""
+    is not worth one, and what it may have done before it ended without an answer is FAILED, so that nobody does it once
+    more."""
     found = _whereabouts(arguments)
     if found is None:
         return None, USAGE
     arguments.timezone = found.timezone
-    from appliance.control.client import SOCKET_NAME, NotRunning, Refused, ask
+    from appliance.control.client import SOCKET_NAME, NotRunning, Refused, Unanswered, ask
 
     path = found.runtime / SOCKET_NAME
     try:
         return ask(path, verb, given, on_progress=on_progress or (lambda what: None)), OK
     except NotRunning as error:
+        if quiet and isinstance(error, Unanswered):
+            print(f"posthouse: {error}: look whether it was done", file=sys.stderr)
+            return None, FAILED
         if not quiet:
             print(f"posthouse: {error}", file=sys.stderr)
         return None, NOT_RUNNING

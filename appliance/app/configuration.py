@@ -136,7 +136,9 @@ class Configuration:
         return await self._do(self._store.load_text, str(arguments.get("text")), _editor(arguments), self._now())
 
     async def _compare(self, arguments: Mapping[str, Any], progress: Progress) -> Any:
-        return await self._do(self._store.compare, _number(arguments))
+        """A diff; with `places` what `Store.changes` says."""
+        compare = self._store.changes if arguments.get("places") else self._store.compare
+        return await self._do(compare, _number(arguments))
 
     async def _rollback(self, arguments: Mapping[str, Any], progress: Progress) -> Any:
         return await self._do(self._store.rollback, _number(arguments), _editor(arguments), self._now())

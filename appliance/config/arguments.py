@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser, common: argparse.ArgumentPars
     verb("load", "make the text on standard input the candidate")
     compare = verb("compare", "print what the candidate changes, as a unified diff")
     compare.add_argument("number", nargs="?", type=int, default=0, metavar="N", help="against what was N commits ago")
+    compare.add_argument("--json", action="store_true", help="print each place that changes, for programs")
     commit = verb("commit", "check the candidate and put it in force")
     commit.add_argument(
         "--confirm", nargs="?", const=CONFIRM, metavar="TIME",

@@ -17,7 +17,7 @@ from appliance.clock import rfc3339
 from appliance.config import edit
 from appliance.config.edit import EditError
 from appliance.config.faults import ConfigErrors, Unfit, quoted
-from appliance.config.keypath import PathError
+from appliance.config.keypath import PathError, read_value
 from appliance.config.passwords import hash_password
 from appliance.config.store import Editor, Store, StoreError
 from appliance.config.units import duration
@@ -62,6 +62,11 @@ def main(arguments: argparse.Namespace, file: Path, ask: Ask, password: Callable
 def user(arguments: argparse.Namespace, file: Path, ask: Ask, password: Callable[[], str]) -> int:
     """`posthouse user …`, as `main`."""
     name, place = arguments.name, f"user[{arguments.name}]"
+    # Before a person types a password twice for nothing.
+    if arguments.action == "add" and (code := _new(arguments, file, ask)) != OK:
+        return code
+    if arguments.action == "passwd" and (code := _do("show", {"path": f"{place}.name"}, file, ask)[1]) != OK:
+        return code
     try:
         match arguments.action:
             case "add":
@@ -79,6 +84,19 @@ def user(arguments: argparse.Namespace, file: Path, ask: Ask, password: Callable
     return code
 
 
+def _new(arguments: argparse.Namespace, file: Path, ask: Ask) -> int:
+    """Whether these can be a new user's name and addresses; else the exit code after the sentence was printed."""
+    try:
+        read_value(arguments.name, ("user", 0, "name"))
+        read_value(edit.written(arguments.addresses), ("user", 0, "addresses"))
+    except PathError as error:
+        return _say(str(error).replace("user[0].", "user."), FAILED)
+    shown, code = _do("show", {"path": ""}, file, ask)
+    users = shown["value"].get("user") if code == OK else []
+    names = [user.get("name") for user in users if isinstance(user, dict)] if isinstance(users, list) else []
+    return _say(f"user has {arguments.name} already", FAILED) if arguments.name in names else code
+
+
 def _do(action: str, given: dict[str, Any], file: Path, ask: Ask) -> tuple[Any, int]:
     """A verb `config-…`: its result and OK, or None and the exit code after the sentence was printed."""
     result, code = ask(f"config-{action}", given)
@@ -90,6 +108,8 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     given: dict[str, Any] = {
         k: v for k in ("path", "name", "value", "number", "comment") if (v := getattr(arguments, k, None)) is not None
     }
+    if arguments.action == "compare" and arguments.json:
+        given["places"] = True
     if arguments.action == "load":
         given["text"] = sys.stdin.read()
     if arguments.action == "add":
@@ -144,7 +164,7 @@ def _by_ourselves(action: str, given: dict[str, Any], file: Path) -> tuple[Any, 
 
 
 def _act(store: Store, action: str, given: dict[str, Any]) -> Any:
-    editor, now = Editor(given["who"], given["where"]), time.time()
+    editor, now = Editor(given.get("who", ""), given.get("where", "")), time.time()
     match action:
         case "show":
             text, value = store.show(given["path"])
@@ -161,7 +181,7 @@ def _act(store: Store, action: str, given: dict[str, Any]) -> Any:
         case "load":
             return store.load_text(given["text"], editor, now)
         case "compare":
-            return store.compare(given["number"])
+            return (store.changes if given.get("places") else store.compare)(given["number"])
         case "commit":
             if "confirm_s" in given:
                 raise StoreError("no Posthouse runs that could take it back: commit without --confirm")
@@ -181,16 +201,18 @@ def _act(store: Store, action: str, given: dict[str, Any]) -> Any:
 def _print(arguments: argparse.Namespace, result: Any, file: Path) -> None:
     match arguments.action:
         case "show":
-            print(json.dumps(result["value"], indent=2) if arguments.json else result["text"].rstrip("\n"))
+            print(_json(result["value"]) if arguments.json else result["text"].rstrip("\n"))
+        case "compare" if arguments.json:
+            print(_json(result))
         case "compare" if result:
             print(result)
         case "revisions":
             shown = [{**r, "when": rfc3339(r["when"])} for r in result]
-            print(json.dumps(shown, indent=2) if arguments.json else _table(result, file))
+            print(_json(shown) if arguments.json else _table(result, file))
         case "status":
             editing = result["editing"]
             as_json = {**result, "editing": editing and {**editing, "since": rfc3339(editing["since"])}}
-            print(json.dumps(as_json, indent=2) if arguments.json else _status(result, file))
+            print(_json(as_json) if arguments.json else _status(result, file))
         case "commit" if result["confirm_s"] is not None:
             _say(
                 f"revision {result['revision']} goes back by itself in {result['confirm_s']:g} s: `config confirm`", OK
@@ -200,6 +222,11 @@ def _print(arguments: argparse.Namespace, result: Any, file: Path) -> None:
                 _say(note, OK)
 
 
+def _json(value: Any) -> str:
+    """A candidate may have what TOML has and JSON has not: a date, which no key takes."""
+    return json.dumps(value, indent=2, default=str)
+
+
 def _status(status: dict[str, Any], file: Path) -> str:
     editing, left_s = status["editing"], status["confirm_left_s"]
     lines = ["nobody is editing"]
@@ -207,7 +234,8 @@ def _status(status: dict[str, Any], file: Path) -> str:
         since = datetime.fromtimestamp(editing["since"], _zone(file)).strftime("%Y-%m-%d %H:%M")
         lines = [f"{Editor(editing['who'], editing['where'])} is editing since {since}"]
     if left_s is not None:
-        lines.append(f"the last commit goes back by itself in {left_s:.0f} s, unless it is confirmed")
+        when = f"in {left_s:.0f} s" if left_s else "as soon as Posthouse can, or at its next start"
+        lines.append(f"the last commit goes back by itself {when}, unless it is confirmed")
     return "\n".join(lines)
 
 

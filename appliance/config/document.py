@@ -7,14 +7,14 @@ import re
 import tomllib
 from typing import TYPE_CHECKING, Any, Final
 
-from appliance.config.faults import ConfigErrors, Fault, KeyPath, show
+from appliance.config.faults import ConfigErrors, ErrorLine, Fault, KeyPath, show
 from appliance.config.lines import LineIndex
 from appliance.events import clean
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Document", "error_line"]
+__all__ = ["Document"]
 
 _PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 
@@ -35,11 +35,6 @@ _EXPECTED: Final = (
     ("Expected ']", "] or ]] at the end of the table's name"),
 )
 _ANY_TOML: Final = "TOML 1.0"
-
-
-def error_line(path: Path, line: int, fault: Fault) -> str:
-    """`FILE:LINE: KEY.PATH: what is wrong; what is expected`. A fault of the file as a whole has the key `toml`."""
-    return f"{clean(path)}:{line}: {show(fault.path) or 'toml'}: {fault.what}; expected {fault.expected}"
 
 
 class Document:
@@ -64,14 +59,14 @@ class Document:
         except RecursionError:
             raise self._error(1, (), "is nested too deeply", _ANY_TOML) from None
 
-    def error(self, fault: Fault) -> str:
-        return error_line(self.path, self.line(fault.path), fault)
+    def error(self, fault: Fault) -> ErrorLine:
+        return ErrorLine(self.path, self.line(fault.path), fault)
 
     def line(self, path: KeyPath) -> int:
         return self._index.line(path)
 
     def _error(self, line: int, path: KeyPath, what: str, expected: str) -> ConfigErrors:
-        return ConfigErrors([error_line(self.path, line, Fault(path, what, expected))])
+        return ConfigErrors([ErrorLine(self.path, line, Fault(path, what, expected))])
 
     def _syntax_error(self, text: str, message: str) -> ConfigErrors:
         m = _PLACE.fullmatch(message)

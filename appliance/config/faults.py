@@ -15,7 +15,19 @@ from appliance.events import clean
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ConfigErrors", "Fault", "Faults", "KeyPath", "Unfit", "choice", "nearest", "quoted", "show", "shown"]
+__all__ = [
+    "ConfigErrors",
+    "ErrorLine",
+    "Fault",
+    "Faults",
+    "KeyPath",
+    "Unfit",
+    "choice",
+    "nearest",
+    "quoted",
+    "show",
+    "shown",
+]
 
 SHOWN_LIMIT: Final = 80
 """Characters of a wrong value that an error line shows."""
@@ -94,10 +106,24 @@ class Faults:
         return iter(self._by_path.values())
 
 
-class ConfigErrors(Exception):
-    """Everything that is wrong with a configuration. `lines`: one `FILE:LINE: KEY.PATH: what is wrong; what is
-    expected` each, in the order of the file. None shows a secret's value."""
+class ErrorLine(str):
+    """`FILE:LINE: KEY.PATH: what is wrong; what is expected`. `parts`: the same for programs: `file`, `line` (from 1),
+    `path` ("" where the file as a whole is at fault), `what`, `expected`."""
 
-    def __init__(self, lines: list[str]) -> None:
+    parts: dict[str, str | int]
+
+    def __new__(cls, file: object, line: int, fault: Fault) -> ErrorLine:
+        path = show(fault.path)
+        made = super().__new__(cls, f"{clean(file)}:{line}: {path or 'toml'}: {fault.what}; expected {fault.expected}")
+        made.parts = {
+            "file": clean(file), "line": line, "path": path, "what": fault.what, "expected": fault.expected
+        }  # fmt: skip
+        return made
+
+
+class ConfigErrors(Exception):
+    """Everything that is wrong with a configuration, in the order of the file. None shows a secret's value."""
+
+    def __init__(self, lines: list[ErrorLine]) -> None:
         super().__init__("\n".join(lines))
         self.lines = tuple(lines)

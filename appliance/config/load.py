@@ -16,8 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance.config import copies, rules, rules_mail
-from appliance.config.document import Document, error_line
-from appliance.config.faults import ConfigErrors, Fault, Faults, KeyPath, Unfit, choice, nearest, quoted, show
+from appliance.config.document import Document
+from appliance.config.faults import (
+    ConfigErrors,
+    ErrorLine,
+    Fault,
+    Faults,
+    KeyPath,
+    Unfit,
+    choice,
+    nearest,
+    quoted,
+    show,
+)
 from appliance.config.model import Config
 from appliance.config.schema import ROOT, Entry, Table, Tables, attribute, required, tables
 from appliance.config.secrets import SECRETS_FILE, Secrets, credentials_folder
@@ -26,7 +37,7 @@ from appliance.config.units import WORDS_OF_TOML, Kind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ConfigErrors", "faults_of", "load"]
+__all__ = ["ConfigErrors", "faults_in", "faults_of", "load"]
 
 
 def load(path: Path, *, credentials: Path | None = None, beside: Path | None = None) -> Config:
@@ -40,7 +51,7 @@ def load(path: Path, *, credentials: Path | None = None, beside: Path | None = N
         raw = copies.read(path)
     except OSError as error:
         fault = Fault((), f"can't be read: {error.strerror}", "a configuration file")
-        raise ConfigErrors([error_line(path, 1, fault)]) from None
+        raise ConfigErrors([ErrorLine(path, 1, fault)]) from None
     document = Document(path, raw)
     home = beside or path
     secrets = Secrets(home.with_name(SECRETS_FILE), credentials or credentials_folder())
@@ -48,6 +59,15 @@ def load(path: Path, *, credentials: Path | None = None, beside: Path | None = N
     if faults or secrets.errors:
         raise ConfigErrors([document.error(f) for f in faults] + secrets.errors)
     return config
+
+
+def faults_in(path: Path) -> list[dict[str, str | int]]:
+    """What is wrong with this file, for programs: `ErrorLine.parts` of each fault."""
+    try:
+        load(path)
+    except ConfigErrors as errors:
+        return [line.parts for line in errors.lines]
+    return []
 
 
 def faults_of(text: str, file: Path, secrets: Mapping[str, str]) -> list[Fault]:

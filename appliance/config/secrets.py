@@ -9,8 +9,8 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
-from appliance.config.document import Document, error_line
-from appliance.config.faults import ConfigErrors, Fault, nearest
+from appliance.config.document import Document
+from appliance.config.faults import ConfigErrors, ErrorLine, Fault, nearest
 from appliance.config.units import WORDS_OF_TOML
 from appliance.events import clean
 
@@ -37,7 +37,7 @@ class Secrets:
     stand for it."""
 
     def __init__(self, file: Path, credentials: Path | None, *, values: Mapping[str, str] | None = None) -> None:
-        self.errors: list[str] = []
+        self.errors: list[ErrorLine] = []
         self.whole = True
         self._file = file
         self._credentials = credentials
@@ -100,4 +100,4 @@ class Secrets:
         return values
 
     def _fault(self, what: str, expected: str) -> None:
-        self.errors.append(error_line(self._file, 1, Fault((), what, expected)))
+        self.errors.append(ErrorLine(self._file, 1, Fault((), what, expected)))

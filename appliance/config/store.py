@@ -25,6 +25,7 @@ import tomllib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from appliance.config import copies, edit
+from appliance.config.changes import changes
 from appliance.config.faults import show
 from appliance.config.keypath import entry_at, read_value, resolve
 from appliance.config.load import faults_of, load
@@ -116,6 +117,10 @@ class Store:
         names = f"{self.file.name} (stored)" if number == 0 else f"revision {number} back", "candidate"
         lines = difflib.unified_diff(old.splitlines(), self.text().splitlines(), *names, lineterm="")
         return "\n".join(lines)
+
+    def changes(self, number: int = 0) -> list[dict[str, Any]]:
+        """The same place by place (`changes.changes`)."""
+        return changes(_parsed(self._revision(number), "what is stored"), _parsed(self.text()))
 
     def revisions(self) -> list[dict[str, Any]]:
         """The newest first: {`back`, `number`, `when` (Unix seconds), `who`, `where`, `comment`}; the first is what is

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from appliance.config import copies
-from appliance.config.document import Document, error_line
-from appliance.config.faults import ConfigErrors, Fault, Unfit
+from appliance.config.document import Document
+from appliance.config.faults import ConfigErrors, ErrorLine, Fault, Unfit
 from appliance.config.model import Site
 from appliance.config.units import FOLDER, TIMEZONE, WORDS_OF_TOML
 
@@ -34,7 +34,7 @@ def whereabouts(path: Path, data: bytes | None = None) -> Whereabouts:
         document = Document(path, copies.read(path) if data is None else data)
     except OSError as error:
         fault = Fault((), f"can't be read: {error.strerror}", "a configuration file")
-        raise ConfigErrors([error_line(path, 1, fault)]) from None
+        raise ConfigErrors([ErrorLine(path, 1, fault)]) from None
     site = document.data.get("site")
     default = Site(name="")
     if not isinstance(site, dict):

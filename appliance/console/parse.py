@@ -193,15 +193,13 @@ def choices(line: str, candidates: Candidates, rows: tuple[Row, ...] = ROWS) -> 
     followed = _follow(line, before, rows)
     if followed.rest:
         return []
-    out = [
-        Choice(word, _help(below, word), word)
-        for word, below in followed.node.words.items()
-        if word.startswith(last.text)
-    ]
+    out = [Choice(word, _help(followed.node, word), word) for word in followed.node.words if word.startswith(last.text)]
     if name := followed.node.argument:
         argument = ARGUMENTS[name]
         offered = candidates[argument.of](last.text, followed.given) if argument.of in candidates else []
-        out += [Choice(name, argument.help, ""), *offered] if not last.text or offered else []
+        told = any(not choice.typed for choice in offered)  # what is asked for just there, in better words
+        asked = [] if told else [Choice(name, argument.help, "")]
+        out += [*asked, *offered] if not last.text or offered else []
     if followed.node.row is not None and not last.text:
         out.append(Choice("(Enter)", followed.node.row.help, ""))
     if not out:
@@ -222,11 +220,23 @@ def completions(line: str, candidates: Candidates, rows: tuple[Row, ...] = ROWS)
 
 
 def _help(node: _Node, word: str) -> str:
-    """Of a word: its row's help where it is whole and alone, else the words behind it."""
-    if node.row is not None:
-        return node.row.help
-    behind = _named(node)
+    """Of a word at this node: its row's help where it is whole or can become no other row, else the words behind it."""
+    below = node.words[word]
+    if below.row is not None:
+        return below.row.help
+    rows = set(_rows(below))
+    if len(rows) == 1 and node.row not in rows:
+        return rows.pop().help
+    behind = _named(below)
     return f"{word} {behind}" if behind else word
+
+
+def _rows(node: _Node) -> Iterator[Row]:
+    """All that a line which has come so far can become."""
+    if node.row is not None:
+        yield node.row
+    for below in (*node.words.values(), *([node.below] if node.below else [])):
+        yield from _rows(below)
 
 
 def _named(node: _Node) -> str:

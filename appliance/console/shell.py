@@ -39,7 +39,10 @@ BACK_S: Final = 2.0
 AGAIN_S: Final = 30.0
 """Where it has not (a disk that takes nothing), it is looked for again."""
 LINE_LIMIT: Final = 4000
-"""Characters of a line that is read: a value of the configuration is shorter."""
+"""Bytes of a line that is obeyed. On plain lines the kernel drops what is beyond 4095 (termios(3)) without a word: a
+line that may have lost its end is refused, never obeyed by halves."""
+SHOWN_BEHIND: Final = 60
+"""Characters of a wrong line that are shown behind the mark: on a slow line each costs a millisecond."""
 
 
 class _Left(Exception):
@@ -165,7 +168,9 @@ class Shell:
     def _obey(self, line: str) -> None:
         """One line. Raises KeyboardInterrupt, TimedOut, EOFError, _Left."""
         self._held = ""
-        line = line[:LINE_LIMIT]
+        if len(line.encode(errors="replace")) > LINE_LIMIT:
+            self._terminal.say(f"the line is too long: nothing was done; expected {LINE_LIMIT} bytes at most")
+            return
         if self._editor is None and line[-1:] in ("?", "\t") and self._explain(line[:-1]):
             self._held = line[:-1]
             return
@@ -184,7 +189,9 @@ class Shell:
 
     def _wrong(self, line: str, error: LineError) -> None:
         """The line, a mark below the word that it is about, and what is wrong with it."""
-        self._terminal.say(f"  {line.rstrip()}\n  {' ' * error.at}^ {error}")
+        line = line.rstrip()
+        cut = "…" if len(line) > error.at + SHOWN_BEHIND else ""
+        self._terminal.say(f"  {line[: error.at + SHOWN_BEHIND]}{cut}\n  {' ' * error.at}^ {error}")
 
     # ---- doing
     def _do(self, parsed: Parsed) -> None:

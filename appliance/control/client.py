@@ -12,13 +12,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["SOCKET_NAME", "NotRunning", "Refused", "ask"]
+__all__ = ["SOCKET_NAME", "NotRunning", "Refused", "Unanswered", "ask"]
 
 CONNECT_S: Final = 5.0
 
 
 class NotRunning(Exception):
     """No Posthouse answers at this socket."""
+
+
+class Unanswered(NotRunning):
+    """It was asked and ended without an answer: nobody knows whether the verb was done."""
 
 
 class Refused(Exception):
@@ -46,16 +50,18 @@ def ask(
                 raise Refused(message["error"], int(message.get("code", 1)))
             else:
                 return message.get("result")
-    raise NotRunning("Posthouse stopped before it had answered")
+    raise Unanswered("Posthouse stopped before it had answered")
 
 
 def _messages(sock: socket.socket, path: Path, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """What is answered, message by message, until the other side closes. Raises NotRunning."""
+    asked = False
     try:
         sock.settimeout(CONNECT_S)
         sock.connect(str(path))
         sock.settimeout(None)
         sock.sendall(encode(request))
+        asked = True
         decoder = Decoder(MAX_ANSWER)
         while data := sock.recv(65536):
             decoder.feed(data)
@@ -66,4 +72,6 @@ def _messages(sock: socket.socket, path: Path, request: dict[str, Any]) -> Itera
     except RemoteProtocolError as error:
         raise NotRunning(f"what answers at {path} is no Posthouse: {error}") from error
     except OSError as error:
+        if asked:
+            return  # a connection that is reset: as one that is closed
         raise NotRunning(f"no running Posthouse answers at {path} ({error.strerror or error})") from error

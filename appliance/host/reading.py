@@ -42,6 +42,8 @@ def journal(lines: int = LINES, *, explain: bool = False) -> str:
         raise NoJournal(f"journalctl gives no answer within {JOURNALCTL_S:g} s") from None
     if done.returncode != 0 and done.stderr:
         raise NoJournal(clean(done.stderr.strip()))
+    if not done.stdout.strip():
+        return "the journal has no entry of Posthouse's"
     found = done.stdout.decode("utf-8", "replace").removesuffix("\n").split("\n")
     return "\n".join(clean(line, LINE_LIMIT) for line in found)
 

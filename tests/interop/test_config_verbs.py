@@ -48,6 +48,10 @@ def test_a_commit_is_in_force_without_a_restart(tmp_path: Path) -> None:
         config(product, "set", "user[1].name", "taro")
         assert size_of(port) == before
         assert '+message_limit = "1MiB"' in config(product, "compare")
+        assert product.ask("config", "compare") == [
+            {"path": "mail.message_limit", "before": None, "after": "1MiB"},
+            {"path": "user[taro].name", "before": None, "after": "taro"},
+        ]
         config(product, "commit", "--comment", "smaller")
         assert size_of(port) == str(1 << 20) != before
         assert product.status()["users"] == 2
@@ -179,10 +183,30 @@ def test_without_a_posthouse_the_stored_files_are_edited(tmp_path: Path) -> None
         config(product, "set", "user[hanako].addresses[0]", "hanako@harbour.example")
         config(product, "set", "mail.message_limit", "1MiB")
         assert "no Posthouse runs that could take it back" in config(product, "commit", "--confirm", code=1)
+        assert product.ask("config", "compare", "0")[0]["path"] == "user[hanako].addresses"
         config(product, "commit")
+        assert product.ask("config", "compare") == []
+        (tmp_path / "state" / "config" / "unconfirmed").write_text("")  # of a Posthouse that was killed
+        assert "goes back by itself as soon as Posthouse can, or at its next start" in config(product, "status")
+        config(product, "confirm")
         product.write = lambda: None  # type: ignore[method-assign]
         product.start()
         assert size_of(port) == str(1 << 20)
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_candidate_with_what_json_has_not_is_shown_all_the_same(runs: bool, tmp_path: Path) -> None:
+    with house(tmp_path) as (product, _):
+        if not runs:
+            product.stop()
+        argv = [sys.executable, "-m", "appliance", "config", "load", "--config", str(product.file)]
+        text = product.file.read_text() + "\n[schedule]\nevery = 2026-11-28\n"
+        subprocess.run(argv, input=text, text=True, timeout=60, check=True)
+        assert "every = 2026-11-28" in config(product, "show")
+        assert product.ask("config", "show")["schedule"] == {"every": "2026-11-28"}
+        assert product.ask("config", "compare") == [{"path": "schedule.every", "before": None, "after": "2026-11-28"}]
+        assert "schedule.every" in config(product, "commit", code=2)
+        config(product, "rollback")
 
 
 def test_a_disk_that_takes_nothing_back_yet_keeps_nobody_from_confirming_or_starting(tmp_path: Path) -> None:

@@ -59,6 +59,35 @@ def test_a_person_looks_at_a_site(file: Path, term: str) -> None:
         assert not person.child.isalive()
 
 
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+def test_a_line_that_is_too_long_is_refused_and_not_obeyed_by_halves(file: Path, term: str) -> None:
+    """On plain lines the kernel drops what is beyond 4095 bytes."""
+    with console(file, term=term) as person:
+        person.prompt()
+        for beyond in (4100, 9000):
+            person.child.send("set line[0].init " + "A" * beyond + "\r")
+            person.wait("the line is too long: nothing was done; expected 4000 bytes at most")
+            person.prompt()
+        assert "nobody is editing" in person.type("show config status")
+        person.child.send("x" * 2000 + "\r")
+        person.wait("  x{60}…")
+        assert "  ^ unknown word" in person.prompt()
+
+
+def test_a_name_that_will_not_do_is_refused_before_a_password_is_asked_for(file: Path) -> None:
+    with console(file) as person:
+        person.prompt()
+        for verb, said in (
+            ("user passwd nobody", 'user has no "nobody"'),
+            ("user add hanako x@harbour.example", "user has hanako already"),
+            ("user add ../x x@harbour.example", 'user.name: "../x" is no name'),
+            ("user add ken nowhere", "user.addresses: "),
+        ):
+            shown = person.type(verb)
+            assert said in shown and "Password" not in shown
+        assert "nobody is editing" in person.type("show config status")
+
+
 def test_plain_lines_are_never_drawn_anew(file: Path) -> None:
     with console(file) as person:
         person.prompt()

@@ -605,3 +605,48 @@ def test_report(stub: Stub, cli: Callable[..., int], capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == page.read_text()
     assert cli("report", "--html", str(tmp_path / "nowhere" / "report.html")) == 1
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_check_for_programs(cli: Callable[..., int], file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("check", "--json") == 0
+    assert capsys.readouterr() == ("[]\n", "")
+    file.write_text(file.read_text() + '[mail]\nmesage_limit = "1MiB"\n')
+    assert cli("check", "--json") == 2
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert json.loads(out) == [{
+        "file": str(file), "line": file.read_text().count("\n"), "path": "mail.mesage_limit", "what": "unknown key",
+        "expected": '"message_limit"',
+    }]  # fmt: skip
+    (file.parent / "secrets.toml").write_text("[broken\n")
+    file.write_text("")
+    assert cli("check", "--json") == 2
+    found = json.loads(capsys.readouterr().out)
+    assert {Path(fault["file"]).name for fault in found} == {"posthouse.toml", "secrets.toml"}
+    assert all(set(fault) == {"file", "line", "path", "what", "expected"} for fault in found)
+
+
+def test_what_ended_without_an_answer_is_not_done_once_more(
+    cli: Callable[..., int], stub: Stub, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A Posthouse that dies in the middle of a commit: it may have made it."""
+    stub.answers = {verb: [] for verb in ("config-commit", "config-set", "dial")}
+    before = file.read_text()
+    for verb, code in (("config commit", 1), ("config set schedule.every 2h", 1), ("dial", 3)):
+        assert cli(*verb.split()) == code
+        said = "posthouse: Posthouse stopped before it had answered"
+        assert capsys.readouterr().err == said + ": look whether it was done\n" * (code == 1) + "\n" * (code == 3)
+    assert file.read_text() == before and not (file.parent / "state").exists()
+
+
+@pytest.mark.parametrize(("says", "shown"), [("", "the journal has no entry of Posthouse's"), ("one", "one")])
+def test_an_empty_journal_is_said(
+    says: str, shown: str, cli: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    program = tmp_path / "journalctl"
+    program.write_text(f"#!/bin/sh\nprintf '{says}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert cli("journal") == 0
+    assert capsys.readouterr().out == f"{shown}\n"

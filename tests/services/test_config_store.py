@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config import copies
+from appliance.config.changes import changes
 from appliance.config.keypath import PathError, parse, read_value, resolve
 from appliance.config.load import ConfigErrors, faults_of, load
 from appliance.config.store import REVISIONS_KEPT, Editor, Store, StoreError
@@ -297,3 +298,31 @@ def test_what_would_be_wrong_with_a_text(tmp_path: Path) -> None:
     assert fault.path == ("mail", "smarthost", 0, "secret")
     with pytest.raises(ConfigErrors):
         faults_of("broken", file, {})
+
+
+def test_what_a_candidate_changes_place_by_place(store: Store) -> None:
+    assert store.changes() == []
+    commit(store, "user[1].name", "taro")
+    commit(store, "user[1].quota", "1GiB")
+    store.delete("user[0]", ME, 200)
+    store.set("schedule.at", '["07:30"]', ME, 200)
+    assert store.changes() == [
+        {"path": "user[hanako].name", "before": "hanako", "after": None},
+        {"path": "user[hanako].password", "before": HASH, "after": None},
+        {"path": "user[hanako].addresses", "before": ["hanako@harbour.example"], "after": None},
+        {"path": "schedule.at", "before": None, "after": ["07:30"]},
+    ]
+    assert {c["path"] for c in store.changes(2)} > {"user[taro].name", "user[taro].quota"}
+
+
+def test_changes_of_what_is_no_table_with_names() -> None:
+    """Elements without a name, two with one, a number that becomes a truth, an empty table."""
+    assert changes({"a": [{"h": 1}, {"h": 2}]}, {"a": [{"h": 1}, {"h": 3}]}) == [
+        {"path": "a[1].h", "before": 2, "after": 3}
+    ]
+    twins = {"a": [{"name": "x"}, {"name": "x"}]}
+    assert [c["path"] for c in changes({}, twins)] == ["a[0].name", "a[1].name"]
+    assert changes({"a": 1}, {"a": True}) == [{"path": "a", "before": 1, "after": True}]
+    assert changes({}, {"a": {}, "b c": 1}) == [
+        {"path": "a", "before": None, "after": {}}, {"path": '"b c"', "before": None, "after": 1}
+    ]  # fmt: skip

@@ -21,7 +21,11 @@ MEANT = [
     ("show queue", "queue"),
     ("show queue m1", "queue show -- m1"),
     ("show queue 'm 1'", "queue show -- 'm 1'"),
-    ("q h -x", "queue hold -- -x"),
+    ("que h -x", "queue hold -- -x"),
+    ("queue", "queue"),
+    ("queue show m1", "queue show -- m1"),
+    ("quit", "@exit"),
+    ("user add taro taro@harbour.example", "user add -- taro taro@harbour.example"),
     ("dial", "dial --watch"),
     ("term rem pc11", "config delete -- relay.account[pc11]"),
     ('set mail.smtp ["a:1",  "b:2"]', """config set -- mail.smtp '["a:1",  "b:2"]'"""),
@@ -83,6 +87,25 @@ def test_a_question_lists_what_may_come() -> None:
     assert names("queue hold m2") == ["ID", "m22"]
     with pytest.raises(LineError, match="unknown word"):
         names("queue hodl ")
+
+
+def test_a_word_that_leads_to_one_verb_alone_is_explained_by_it() -> None:
+    told = {choice.name: choice.help for choice in choices("", CANDIDATES)}
+    assert told["set"] == "set one place of the candidate, the configuration to be"
+    assert told["user"] == "user add, passwd or remove"
+    told = {choice.name: choice.help for choice in choices("commit ", CANDIDATES)}
+    assert told["comment"] == "comment TEXT" and told["(Enter)"] == "check the candidate and put it in force"
+
+
+def test_what_is_known_of_a_value_there_is_said_once() -> None:
+    known = {"value": lambda begun, given: [Choice("VALUE", "a size", "")]}
+    assert [(c.name, c.help) for c in choices("set mail.message_limit ", known)] == [("VALUE", "a size")]
+
+
+def test_a_new_name_is_not_offered_among_the_old_ones() -> None:
+    known = {"user": lambda begun, given: [Choice("hanako", "", "hanako")], "terminal": lambda begun, given: 1 / 0}
+    assert [c.name for c in choices("user add ", known)] == ["NEW"] == [c.name for c in choices("terminal add ", known)]
+    assert [c.name for c in choices("user passwd ", known)] == ["USER", "hanako"]
 
 
 def test_completion_takes_the_place_of_the_last_word() -> None:
