@@ -27,6 +27,7 @@ from tests.interop.relay_world import RelaySite
 
 STEPS = (1000, 5000)
 SETTLE_S = 1.0
+TRIES = 20
 PINGS_S = 10.0
 ENROLLING = 32
 GOALS = {"login": 16, "circuit": 1}
@@ -153,29 +154,32 @@ class SyncthingDevice:
         return self._context.wrap_socket(load.tcp(("127.0.0.1", self.port), load.source()))
 
     def session(self, other: SyncthingDevice) -> load.Pair:
+        for _ in range(TRIES):
+            with contextlib.suppress(ConnectionError):
+                return self._session(other)
+            # A session whose end comes before the server waits for it is "already connected", and gone.
+        raise ConnectionError(f"strelaysrv has taken none of {TRIES} sessions")
+
+    def _session(self, other: SyncthingDevice) -> load.Pair:
         request = self._dial()
         _say(request, CONNECT, _opaque(other.id))
         ours = _key_of(_heard(request, INVITATION))
         request.close()
         theirs = _key_of(_heard(other.control, INVITATION))
-        ends = []
-        for key in (ours, theirs):
-            ends.append(self._join(key))
-        ends[0].sendall(b"!")
-        ends[1].recv(1)
-        return ends[0], ends[1]
+        with contextlib.ExitStack() as refused:
+            first, second = (refused.enter_context(self._join(key)) for key in (ours, theirs))
+            refused.pop_all()
+        first.sendall(b"!")
+        second.recv(1)
+        return first, second
 
     def _join(self, key: bytes) -> socket.socket:
-        for _ in range(20):
-            sock = load.tcp(("127.0.0.1", self.port), load.source())
+        with contextlib.ExitStack() as refused:
+            sock = refused.enter_context(load.tcp(("127.0.0.1", self.port), load.source()))
             _say(sock, JOIN_SESSION, _opaque(key))
-            with contextlib.suppress(ConnectionError):
-                _heard(sock, RESPONSE)
-                return sock
-            # It says "already connected" also where its session is not quite ready.
-            sock.close()
-            time.sleep(0.05)
-        raise ConnectionError("strelaysrv takes no session")
+            _heard(sock, RESPONSE)
+            refused.pop_all()
+            return sock
 
 
 def _opaque(data: bytes) -> bytes:
