@@ -23,6 +23,7 @@ from appliance.events import clean
 from appliance.modem.device import addresses
 from appliance.relay.calling import LineCircuits, PeerCall
 from appliance.relay.identity import device_identity, own_identity, server_context
+from appliance.relay.listener import bare
 from appliance.relay.records import Records
 from appliance.relay.server import RECORDS, RelayServer
 from appliance.relay.slice_files import SliceFiles
@@ -117,11 +118,11 @@ class RelayPart:
         peers = [PeerCall(name, lambda: self._server, back_in, max_call_s) for name in names]
         return [*peers, LineCircuits(lambda: self._server)]
 
-    def _over_line(self, address: str) -> bool:
-        """Whether a connection to this address of ours has come in over the line of the call that is up."""
+    def _over_line(self, sock: socket.socket) -> bool:
+        """Whether a connection has come in over the line of the call that is up."""
         caller = self._house.caller_or_none
         device = caller.device if caller is not None else ""
-        return bool(device) and address in addresses(device)
+        return bool(device) and bare(sock.getsockname()[0]) in addresses(device)
 
     def line_wanted(self) -> None:
         """Tells the caller whether a request waits for a call, and until when."""

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
     from appliance.relay.pipes import Pipe
 
+    Soon = Callable[[Callable[[], None]], None]
+
 __all__ = ["Circuit", "Circuits", "Leg", "TooManyCircuits", "keep_alive"]
 
 READ_BYTES: Final = 64 * 1024
@@ -156,15 +158,18 @@ class Circuit:
 
 
 class Circuits:
-    """All circuits of a relay server. `idle_limit_s` may be changed at any time; None: none."""
+    """All circuits of a relay server. `idle_limit_s` may be changed at any time; None: none. `soon(do)` calls `do`
+    behind what else is to be done at once: the thread is rung once for all circuits that were joined meanwhile."""
 
-    def __init__(self, *, idle_limit_s: float | None, limit: int = CIRCUIT_LIMIT) -> None:
+    def __init__(self, *, idle_limit_s: float | None, limit: int = CIRCUIT_LIMIT, soon: Soon = lambda do: do()) -> None:
         self.idle_limit_s = idle_limit_s
         self._limit = limit
         self._up: set[Circuit] = set()  # of Trio's side
         self._ended: deque[tuple[Circuit, str]] = deque()
         self._some_ended = trio.Event()
         self._orders: deque[Callable[[], None]] = deque()
+        self._soon = soon
+        self._new: deque[Circuit] = deque()
         self._stopping = False
         # The thread's, but for what `join` puts in.
         self._epoll = select.epoll()
@@ -195,11 +200,9 @@ class Circuits:
         self._legs += [None] * (max(first, second) + 1 - len(self._legs))
         self._legs[first], self._legs[second] = circuit.legs
         self._up.add(circuit)
-        try:
-            self._epoll.register(first, EVENTS)  # from here on it is the thread's
-            self._epoll.register(second, EVENTS)
-        except OSError as error:
-            circuit.abort(error.strerror or str(error))
+        self._new.append(circuit)
+        if len(self._new) == 1:
+            self._soon(self._ring)
         return circuit
 
     async def run(self) -> None:
@@ -273,6 +276,7 @@ class Circuits:
             for fd, mask in poll(0 if again else None, ROUND):
                 if fd == bell:
                     os.eventfd_read(bell)
+                    self._take_in()
                     while self._orders:
                         self._orders.popleft()()
                     continue
@@ -285,6 +289,18 @@ class Circuits:
                 self._close_descriptors()
             if self._ended:
                 token.run_sync_soon(self._hear, idempotent=True)
+
+    def _take_in(self) -> None:
+        """What has been joined."""
+        while self._new:
+            circuit = self._new.popleft()
+            if circuit.first.circuit is None:
+                continue  # an order has ended it already
+            try:
+                for leg in circuit.legs:
+                    self._epoll.register(leg.fd, EVENTS)
+            except OSError as error:
+                self.end(circuit, error.strerror or str(error))
 
     def _ready(self, leg: Leg, mask: int) -> None:
         """Its descriptor's state has changed."""

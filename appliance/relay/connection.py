@@ -252,10 +252,19 @@ class Connection:
             self.end("error", {"code": error.code, "text": str(error)})
 
     def _put(self, frame: bytes) -> None:
+        waits = bool(self._out)
         self._add(frame)
         if len(self._out) > OUT_LIMIT:
             self.close("it does not read what is sent to it")
-        elif not self._handshaking:
+        elif self._handshaking:
+            pass  # goes out behind it
+        elif len(self._out) >= RECORD:
+            self._flush()
+        elif not waits:
+            self._epoll.soon(self._flush_what_waits)  # one record for the answers to all that was read at once
+
+    def _flush_what_waits(self) -> None:
+        if not self._closed and self._out:
             self._flush()
 
     def _add(self, frame: bytes) -> None:

@@ -61,6 +61,7 @@ class EpollSet:
         self._owners: list[Owner | None] = []  # by descriptor: a dict takes ten times as much for each
         self._count = 0
         self._again: list[Callable[[], None]] = []
+        self._in_turn = False
         self._looks = LOOKS
         self._turns = 0
 
@@ -86,6 +87,14 @@ class EpollSet:
         """Calls `go_on` in the next turn."""
         self._again.append(go_on)
 
+    def soon(self, do: Callable[[], None]) -> None:
+        """Calls `do` behind what this round of events has brought, for what is cheaper done once for all of it; now,
+        where no round is under way."""
+        if self._in_turn:
+            self._again.append(do)
+        else:
+            do()
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:
@@ -93,7 +102,11 @@ class EpollSet:
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-            self._turn()
+            self._in_turn = True
+            try:
+                self._turn()
+            finally:
+                self._in_turn = False
 
     def _turn(self) -> None:
         """What there is to do, for `TURN_S` at most."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from appliance.relay.tickets import Tickets
     from appliance.relay.timers import Timer, Timers
 
-__all__ = ["Listener"]
+__all__ = ["Listener", "bare"]
 
 PEEK_BYTES: Final = 2 * (4 + FIRST_LIMIT)
 AUTHENTICATION_S: Final = 10.0
@@ -45,7 +45,7 @@ TLS, FRAME = 0x16, 0x00
 
 
 class Listener:
-    """`greet`: role -> who takes the connection then. `over_line(address)`: whether that local address is a line's."""
+    """`greet`: role -> who takes the connection then. `over_line(socket)`: whether it has come in over a line."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Listener:
         tickets: Tickets,
         *,
         greet: Mapping[str, Callable[[Connection, str], None]],
-        over_line: Callable[[str], bool] = lambda address: False,
+        over_line: Callable[[socket.socket], bool] = lambda sock: False,
     ) -> None:
         self.epoll = epoll
         self.timers = timers
@@ -94,7 +94,7 @@ class Listener:
             sock.close()
             return
         sock.setblocking(False)
-        if over_line := self.over_line(_bare(sock.getsockname()[0])):
+        if over_line := self.over_line(sock):
             as_of_line(sock)
         self._count += 1
         self._strangers[client] = self._strangers.get(client, 0) + 1
@@ -138,7 +138,7 @@ class _Door:
                 self._listener.timers.after(ACCEPT_PAUSE_S, self._accept)
                 return
             try:
-                self._listener.accepted(sock, _bare(address[0]))
+                self._listener.accepted(sock, bare(address[0]))
             except OSError:
                 sock.close()
         self._listener.epoll.again(self._accept)
@@ -315,7 +315,7 @@ class _Greeter:
         """Nobody knew it."""
 
 
-def _bare(address: str) -> str:
+def bare(address: str) -> str:
     """As an address of a device is written: IPv4 on a socket of IPv6 as IPv4, link-local without its zone."""
     return address.removeprefix("::ffff:").partition("%")[0]
 

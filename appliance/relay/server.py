@@ -73,8 +73,8 @@ class CircuitLabel:
 
 class RelayServer:
     """One run of the relay server. `keys`: peer -> the shared secret's 32 bytes. `records` are
-    `RECORDS`. `verify(password, stored)` is `config.passwords`'; `over_line(address)`: whether a local address is a
-    line's; `line_wanted` is called when `waiting.line_wanted` may have changed; `line_budget` as in `Requests`.
+    `RECORDS`. `verify(password, stored)` is `config.passwords`'; `over_line(socket)`: whether a connection has come in
+    over a line; `line_wanted` is called when `waiting.line_wanted` may have changed; `line_budget` as in `Requests`.
     `devices`: name -> its identity.
 
     `on_line`: the circuits that go over the line of a call, and which of their legs do; `line_taken`: one more does."""
@@ -92,7 +92,7 @@ class RelayServer:
         verify: Callable[[str, str], bool],
         clock: Clock,
         devices: Mapping[str, Identity],
-        over_line: Callable[[str], bool] = lambda address: False,
+        over_line: Callable[[socket.socket], bool] = lambda sock: False,
         line_wanted: Callable[[], None] = lambda: None,
         line_budget: Callable[[], float | None] = lambda: None,
     ) -> None:
@@ -101,7 +101,7 @@ class RelayServer:
         self.epoll = EpollSet()
         self.timers = Timers()
         self.tickets = Tickets()
-        self.circuits = Circuits(idle_limit_s=config.idle_limit_s)
+        self.circuits = Circuits(idle_limit_s=config.idle_limit_s, soon=self.epoll.soon)
         self.on_line: dict[Circuit, tuple[bool, bool]] = {}
         self.line_taken = trio.Event()
         self.pacing = Pacing(lambda: list(self.on_line))

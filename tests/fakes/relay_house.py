@@ -93,7 +93,7 @@ async def house(
         clock=FakeClock(),
         devices={device.name: device_identity(disk, keys, device.name) for device in config.device},
         line_budget=line_budget,
-        over_line=over_line,
+        over_line=lambda sock: over_line(sock.getsockname()[0]),
     )
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))

@@ -47,13 +47,19 @@ async def test_a_connection_that_comes_in_over_a_line_has_the_time_of_a_line(tmp
         await quick.aclose()
 
 
+def sock(address: str) -> Any:
+    """A connection to this address of ours."""
+    return SimpleNamespace(getsockname=lambda: (address, 7400))
+
+
 def test_a_line_is_known_by_the_address_that_its_device_has_while_a_call_is_up() -> None:
     caller = SimpleNamespace(device="")
     house: Any = SimpleNamespace(caller_or_none=None)
     part = RelayPart(house)
-    assert not part._over_line("127.0.0.1")
+    here, elsewhere, mapped = (sock(a) for a in ("127.0.0.1", "192.0.2.1", "::ffff:127.0.0.1"))
+    assert not part._over_line(here)
     house.caller_or_none = caller
-    assert not part._over_line("127.0.0.1")
+    assert not part._over_line(here)
     caller.device = "lo"
-    assert part._over_line("127.0.0.1") and not part._over_line("192.0.2.1")
-    assert listener._bare("::ffff:127.0.0.1") == "127.0.0.1" and listener._bare("fe80::1%lo") == "fe80::1"
+    assert part._over_line(here) and part._over_line(mapped) and not part._over_line(elsewhere)
+    assert listener.bare("fe80::1%lo") == "fe80::1"
