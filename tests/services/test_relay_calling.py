@@ -91,7 +91,8 @@ async def test_a_call_brings_the_tables_together_and_its_end_suspends_the_other_
         await s.hub.until("pc11", "suspended")
         row = s.hub.server.directory.row("pc11")
         assert row is not None and 7000 < row["back_in"] <= 7200
-        assert call.tally.bytes_in > 900 and call.tally.bytes_out > 500
+        # 999 in; it was some more when each frame was a record of its own.
+        assert call.tally.bytes_in > 950 and call.tally.bytes_out > 500
 
 
 def notsent_lowat(fd: int) -> int:
