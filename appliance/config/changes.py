@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, time
 from typing import TYPE_CHECKING, Any
 
 from appliance.config.faults import show
@@ -9,7 +10,7 @@ from appliance.config.faults import show
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["changes"]
+__all__ = ["changes", "plain"]
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -17,10 +18,19 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[st
     it. Elements go by their names where all have one: what stands behind a removed one has not changed."""
     old, new = dict(_values("", before)), dict(_values("", after))
     return [
-        {"path": path, "before": old.get(path), "after": new.get(path)}
+        {"path": path, "before": plain(old.get(path)), "after": plain(new.get(path))}
         for path in [*old, *(path for path in new if path not in old)]
         if old.get(path) != new.get(path) or type(old.get(path)) is not type(new.get(path))
     ]
+
+
+def plain(value: Any) -> Any:
+    """As JSON can have it: a candidate may have a date, which TOML has and no key takes; it becomes a string."""
+    if isinstance(value, dict):
+        return {key: plain(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [plain(below) for below in value]
+    return str(value) if isinstance(value, (date, time)) else value
 
 
 def _values(path: str, at: Any) -> Iterator[tuple[str, Any]]:

@@ -201,18 +201,18 @@ def _act(store: Store, action: str, given: dict[str, Any]) -> Any:
 def _print(arguments: argparse.Namespace, result: Any, file: Path) -> None:
     match arguments.action:
         case "show":
-            print(_json(result["value"]) if arguments.json else result["text"].rstrip("\n"))
+            print(json.dumps(result["value"], indent=2) if arguments.json else result["text"].rstrip("\n"))
         case "compare" if arguments.json:
-            print(_json(result))
+            print(json.dumps(result, indent=2))
         case "compare" if result:
             print(result)
         case "revisions":
             shown = [{**r, "when": rfc3339(r["when"])} for r in result]
-            print(_json(shown) if arguments.json else _table(result, file))
+            print(json.dumps(shown, indent=2) if arguments.json else _table(result, file))
         case "status":
             editing = result["editing"]
             as_json = {**result, "editing": editing and {**editing, "since": rfc3339(editing["since"])}}
-            print(_json(as_json) if arguments.json else _status(result, file))
+            print(json.dumps(as_json, indent=2) if arguments.json else _status(result, file))
         case "commit" if result["confirm_s"] is not None:
             _say(
                 f"revision {result['revision']} goes back by itself in {result['confirm_s']:g} s: `config confirm`", OK
@@ -220,11 +220,6 @@ def _print(arguments: argparse.Namespace, result: Any, file: Path) -> None:
         case "set" | "add" | "delete" | "load" | "rollback":
             for note in result:
                 _say(note, OK)
-
-
-def _json(value: Any) -> str:
-    """A candidate may have what TOML has and JSON has not: a date, which no key takes."""
-    return json.dumps(value, indent=2, default=str)
 
 
 def _status(status: dict[str, Any], file: Path) -> str:

@@ -25,7 +25,7 @@ import tomllib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from appliance.config import copies, edit
-from appliance.config.changes import changes
+from appliance.config.changes import changes, plain
 from appliance.config.faults import show
 from appliance.config.keypath import entry_at, read_value, resolve
 from appliance.config.load import faults_of, load
@@ -99,7 +99,7 @@ class Store:
         text = self.text()
         data = _parsed(text)
         if not path:
-            return text, data
+            return text, plain(data)
         place = resolve(path, data)
         entry_at(place)
         at: Any = data
@@ -108,7 +108,7 @@ class Store:
                 at = at[part]
         except (KeyError, IndexError, TypeError):
             raise StoreError(f"{show(place)} is not set") from None
-        return (_as_toml(place, at), at)
+        return (_as_toml(place, at), plain(at))
 
     def compare(self, number: int = 0) -> str:
         """A unified diff from a revision to the candidate: 0 is what is stored, 1 what was before it; "" where they are

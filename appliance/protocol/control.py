@@ -28,9 +28,7 @@ MAX_ANSWER: Final = 64 * 1024 * 1024
 
 def encode(message: dict[str, Any]) -> bytes:
     # An argument of the command line may hold bytes that are no UTF-8 (PEP 383): no id is like that.
-    # A candidate that is shown may have what TOML has and JSON has not: a date, which no key takes.
-    text = json.dumps(message, ensure_ascii=False, separators=(",", ":"), default=str)
-    return text.encode(errors="replace") + b"\n"
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode(errors="replace") + b"\n"
 
 
 class Decoder:

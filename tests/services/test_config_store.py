@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import pytest
@@ -322,6 +323,11 @@ def test_changes_of_what_is_no_table_with_names() -> None:
     ]
     twins = {"a": [{"name": "x"}, {"name": "x"}]}
     assert [c["path"] for c in changes({}, twins)] == ["a[0].name", "a[1].name"]
+    day = datetime.date(2026, 11, 28)
+    assert changes({"a": day}, {"a": [day, "2026-11-28"]}) == [
+        {"path": "a", "before": "2026-11-28", "after": ["2026-11-28", "2026-11-28"]}
+    ]
+    assert changes({"a": day}, {"a": str(day)}) == [{"path": "a", "before": str(day), "after": str(day)}]
     assert changes({"a": 1}, {"a": True}) == [{"path": "a", "before": 1, "after": True}]
     assert changes({}, {"a": {}, "b c": 1}) == [
         {"path": "a", "before": None, "after": {}}, {"path": '"b c"', "before": None, "after": 1}
