@@ -25,7 +25,7 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
         "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help=f"default: {DEFAULT_CONFIG}"
     )
     printing = argparse.ArgumentParser(add_help=False)
-    printing.add_argument("--json", action="store_true", help="print JSON for programs")
+    _add_json(printing)
     top = argparse.ArgumentParser(
         prog="posthouse",
         parents=[common],
@@ -54,8 +54,9 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
     status.add_argument("--watch", action="store_true", help="go on showing what happens, until Ctrl-C")
     dial = verb("dial", "make a call now and wait for its end", printing)
     dial.add_argument("--force", action="store_true", help="even when the budget is used up")
-    dial.add_argument("--watch", action="store_true", help="show each step as it comes")
-    dial.add_argument("--no-wait", action="store_true", help="do not wait for the call's end")
+    waiting = dial.add_mutually_exclusive_group()
+    waiting.add_argument("--watch", action="store_true", help="show each step as it comes")
+    waiting.add_argument("--no-wait", action="store_true", help="do not wait for the call's end")
     modem = verb("modem", "give a modem one AT command line while no call is up; what would cost is refused")
     modem.add_argument("--line", default="", metavar="NAME", help="whose; default: the first one's")
     modem.add_argument("command", metavar="AT…", help="e.g. ATI or AT+CSQ")
@@ -66,8 +67,9 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
     queue.add_argument("action", nargs="?", choices=actions, help=text)
     queue.add_argument("id", nargs="?", metavar="ID", help="as `posthouse queue` lists them")
     listing("calls", "list the calls that were made")
-    report = verb("report", "show what calls cost, by month, day and user", printing)
+    report = verb("report", "show what calls cost, by month, day and user")
     form = report.add_mutually_exclusive_group()
+    _add_json(form)
     form.add_argument("--csv", action="store_true", help="print it for a spreadsheet")
     form.add_argument("--html", metavar="FILE", help="write it as one page with plots; - for standard output")
     text = "replay traffic against the configuration: what it would cost, and how long mail would wait"
@@ -131,3 +133,7 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
     verb("console", "a shell to look at the site, work its line and edit its configuration")
     verb("passwd", "make the string for `password` in the configuration")
     return top
+
+
+def _add_json(to: argparse._ActionsContainer) -> None:
+    to.add_argument("--json", action="store_true", help="print JSON for programs")

@@ -111,6 +111,9 @@ async def _hold(holder: Holder) -> int:
 def _credentials(arguments: argparse.Namespace, state: State, person: Person) -> Credentials:
     """Raises LoginOver where something that is needed was not given."""
     enrol = arguments.enrol
+    beside = [o for o in ("relay", "name", "fingerprint", "password_file") if getattr(arguments, o) is not None]
+    if enrol and beside:
+        raise LoginOver(f"--enrol says what --{beside[0].replace('_', '-')} would: give one of the two", USAGE)
     last = state.last_login()
     relay = enrol.relay if enrol else arguments.relay or (last and Endpoint.parse(last.relay))
     name = enrol.name if enrol else arguments.name or (last and last.name)

@@ -130,6 +130,8 @@ def child(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     [
         [], ["nonsense"], ["status", "extra"], ["queue", "eat", "19b8"], ["queue", "show"], ["queue", "hold"],
         ["--nonsense", "status"], ["status", "--config"], ["dial", "--wait"],
+        ["dial", "--no-wait", "--watch"], ["report", "--json", "--csv"], ["report", "--json", "--html", "r.html"],
+        ["report", "--csv", "--html", "r.html"],
     ],
 )  # fmt: skip
 def test_wrong_usage(cli: Callable[..., int], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

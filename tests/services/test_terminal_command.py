@@ -638,6 +638,7 @@ async def test_the_first_contact_is_confirmed_at_a_prompt(tmp_path: Path, answer
     [], ["login", "--relay", "x"], ["login", "--name", "PC1"], ["login", "--offer", "ssh"], ["login", "--enrol", "x"],
     ["connect", "pc1"], ["connect", "pc1", "ssh", "--wait", "1"], ["forward", "x", "pc1", "ssh"], ["forget"], ["fly"],
     ["login", "--fingerprint", "sha256:00"],
+    ["login", "--relay", "relay.example:7400", "--enrol", f"posthouse1:relay.example:7400,pc1,sha256:{'0' * 64},word"],
 ])  # fmt: skip
 def test_wrong_usage_ends_with_2(argv: list[str]) -> None:
     done = subprocess.run(
