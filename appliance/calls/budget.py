@@ -8,7 +8,8 @@ that of the tariff at the moment of the call, whatever the night would cost.
 `per_day` counts the calls that started on that local day; `per_month` those of the month that began on the tariff's
 `month_day`, less `urgent_reserve`, which is for urgent calls and calls by hand. A call is affordable where its price is
 left of both. One that costs more than a whole day's or month's budget is affordable at the moment when nothing of it is
-spent yet, for its length is capped to what is left (`meter`); else it would never be made.
+spent yet, for its length is capped to what is left (`meter`); else it would never be made. But one that could not be as
+long, or carry as much, as it must to be good for anything is not: a call for a circuit must outlast its set-up.
 
 Where a call is not affordable now, the next moment is looked for at which it is: a cheaper period, a new day, a new
 month.
@@ -22,7 +23,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from appliance.calls import recurrence
-from appliance.calls.tariff import Billed, border_after, least, price
+from appliance.calls.tariff import LEAST_CALL_S, Billed, border_after, least, price
 from appliance.config.model import Budget
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from appliance.clock import Mark
     from appliance.config.model import Tariff
 
-__all__ = ["NO_BUDGET", "Estimate", "Purse", "estimate"]
+__all__ = ["CIRCUIT_LEAST_BYTES", "CIRCUIT_LEAST_S", "NO_BUDGET", "Estimate", "Purse", "estimate"]
 
 NO_BUDGET: Final = Budget()
 DEFAULT_BYTES_S: Final = 960.0
@@ -43,6 +44,10 @@ SLOWEST_BYTES_S: Final = 240.0
 """2,400 bit/s: calls that carried next to nothing say nothing of the rate."""
 DEFAULT_OVERHEAD_S: Final = 20.0
 """The same: PPP, names, TLS and logins."""
+CIRCUIT_LEAST_S: Final = 30.0
+"""A circuit rings, opens its data connection and shakes hands for as long on a slow line, before anything moves."""
+CIRCUIT_LEAST_BYTES: Final = 4096
+"""And with so many: an invitation and its answer, a ticket, and a handshake with a certificate each way."""
 LOOK_DAYS: Final = 62
 """So far ahead is looked for an affordable call: two months, each longer than any."""
 LOOK_STEP_S: Final = 300.0
@@ -51,10 +56,23 @@ LOOK_STEP_S: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Of a call: `seconds` from CONNECT to on-hook, `volume` in bytes, both ways together."""
+    """Of a call: `seconds` from CONNECT to on-hook, `volume` in bytes, both ways together. One that lasts less than
+    `least_s`, or can't carry `least_volume`, is good for nothing."""
 
     seconds: float
     volume: int
+    least_s: float = LEAST_CALL_S
+    least_volume: int = 0
+
+    def with_circuit(self) -> Estimate:
+        """The same call, made for a circuit: that needs its time once the line is up, which took no longer than a whole
+        call did."""
+        least_s = min(self.seconds, DEFAULT_OVERHEAD_S) + CIRCUIT_LEAST_S
+        return Estimate(max(self.seconds, least_s), max(self.volume, CIRCUIT_LEAST_BYTES), least_s, CIRCUIT_LEAST_BYTES)
+
+    def least(self, billed: Billed, at: float) -> Decimal:
+        """What it costs at least, there and then."""
+        return least(billed, at, self.least_s, self.least_volume)
 
     def price(self, tariff: Tariff, purse: Purse, at: float) -> Decimal:
         return price(purse.billed(tariff, at), at, self.seconds, self.volume).cost
@@ -143,7 +161,7 @@ class Purse:
         left, whole = self.left(at, reserve=reserve), self.whole(reserve=reserve)
         if left is None or whole is None:
             return True
-        if least(self.billed(tariff, at), at) > left:
+        if what.least(self.billed(tariff, at), at) > left:
             return False
         return min(what.price(tariff, self, at), whole) <= left
 

@@ -27,7 +27,7 @@ import trio
 from appliance import events
 from appliance.call import LineState, NextCall, Reason
 from appliance.calls import recurrence
-from appliance.calls.budget import NO_BUDGET
+from appliance.calls.budget import CIRCUIT_LEAST_BYTES, CIRCUIT_LEAST_S, NO_BUDGET
 from appliance.calls.cycle import Cycle, Way, free, state_after
 from appliance.calls.entry import Spending
 from appliance.calls.meter import Metering
@@ -53,8 +53,6 @@ GATHER_S: Final = 0.1
 """Pokes within this are one: fifty sessions hand over messages at once, and each look goes through the queue."""
 STALLED_S: Final = 120.0
 """Beyond what a step may last by its own deadlines: then it hangs."""
-CIRCUIT_LEAST_S: Final = 30.0
-"""A circuit rings, opens its data connection and shakes hands for as long on a slow line, before anything moves."""
 STOPPING: Final = "the service that dials is stopping"
 PROGRESS_LINES: Final = 500
 """Lines of progress kept of a call and buffered for a watcher; a slow one loses lines and never stalls a call."""
@@ -208,17 +206,17 @@ class Caller:
 
     def line_budget(self) -> float | None:
         """In how many seconds a connection request may have the line that the budget does not give it now, `inf` where
-        it never may; None where it may have it. While a call is up, its money must last for a circuit."""
+        it never may; None where it may: the money lasts for a circuit, in the call that is up or in a new one."""
         past, times, least_s = self._ledger.summary(), self._times(), 0.0
         if self._cycle is not None and self._under_way is not None:
-            if self._cycle.money_s() >= CIRCUIT_LEAST_S:
+            if self._cycle.has_for(CIRCUIT_LEAST_S, CIRCUIT_LEAST_BYTES):
                 return None
             least_s = CIRCUIT_LEAST_S
             if (entry := self._cycle.entry) is not None:  # not spent yet
                 past = replace(past, spent=(*past.spent, Spending(entry.started, entry.charge)))
         elif not self._schedule.connection_request:
             return None
-        at, _ = affordable(self._settings, self._prospect(), past, times)
+        at, _ = affordable(self._settings, self._prospect(), past, times, circuit=True)
         seconds = math.inf if at is None else max(least_s, at - times.now.wall)
         return seconds or None
 
@@ -414,9 +412,10 @@ class Caller:
         settings, past, times = self._settings, self._ledger.summary(), self._times()
         money, now = purse(settings, past, times), times.now.wall
         reserve = by_hand or reason is Reason.URGENT
+        circuit = reason is Reason.CONNECTION_REQUEST and not by_hand
         return Metering(
             billed={way.name: money.billed(way.tariff, now) for way in settings.ways if way.tariff is not None},
-            estimates=estimates(settings, self._prospect(), past),
+            estimates=estimates(settings, self._prospect(), past, circuit=circuit),
             left=None if dialling.force else money.left(now, reserve=reserve),
         )
 

@@ -169,9 +169,9 @@ class Cycle:
         """The network device of the line that is up; "" while none is, or where the network is simply there."""
         return self._line.device if self._line is not None else ""
 
-    def money_s(self) -> float:
-        """For how many seconds yet the budget lets this call go on; `inf` without a limit."""
-        return self._meter.lasts_s(self._clock.now())
+    def has_for(self, seconds: float, volume: int) -> bool:
+        """Whether the budget lets this call go on for so many seconds and bytes yet."""
+        return self._meter.has_for(seconds, volume, self._clock.now())
 
     def weigh(self) -> None:
         """Brings the figures of bytes up to date, where the line's device counts them."""

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from appliance.calls.entry import FREE, Charge
-from appliance.calls.tariff import affordable_s, least, may_cost, paid_until_s, price
+from appliance.calls.tariff import affordable_s, may_cost, paid_until_s, price
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,14 +55,14 @@ class Meter:
 
     # ---- before and after a dial
     def refuses(self, line: str, at: Mark) -> str:
-        """Why not even the shortest call over this line may be made; "" when one may."""
+        """Why not even the shortest call over this line that is good for its purpose may be made; "" when one may."""
         left, billed = self._left(), self._metering.billed.get(line)
         if left is None or billed is None:
             return ""
-        needed = least(billed, at.wall)
+        needed = self._metering.estimates[line].least(billed, at.wall)
         if needed <= left:
             return ""
-        return f"the budget has {left:f} {billed.tariff.currency} left; the shortest call costs {needed:f}"
+        return f"the budget has {left:f} {billed.tariff.currency} left; this call costs at least {needed:f}"
 
     def before_dial(self, line: str, at: Mark) -> tuple[Charge, Decimal]:
         """What the call costs should nothing more be heard of it, and what is reserved for it."""
@@ -112,6 +112,14 @@ class Meter:
             return math.inf
         until = affordable_s(billed, self._connected.wall, left, self._volume()) - billed.tariff.hangup_margin_s
         return max(0.0, until - self._connected.seconds_until(now))
+
+    def has_for(self, seconds: float, volume: int, now: Mark) -> bool:
+        """Whether the money lasts for so many seconds and bytes more, and for hanging up after them."""
+        billed, left = self._billed, self._left()
+        if billed is None or left is None or self._connected is None:
+            return True
+        seconds += self._connected.seconds_until(now) + billed.tariff.hangup_margin_s
+        return price(billed, self._connected.wall, seconds, self._volume() + volume).cost <= left
 
     def by_volume(self) -> bool:
         """Whether the line costs something by what it carries, and there is a limit."""

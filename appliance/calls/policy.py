@@ -38,7 +38,8 @@ first in the table is the call's reason; where none is, the earliest of all is t
 - A number that the modem itself refused (DELAYED, BLACKLISTED) is held a while, for automatic calls alone.
 - An `at` that fell while no Posthouse ran is not made up; one that something held is called as soon as it may.
 - While the clock is untrusted, `at` and `windows` are ignored, and the dearest price is assumed (DESIGN §2).
-- The budget holds a call until one of the lines is affordable (`budget`); which one is dialled is the cycle's.
+- The budget holds a call until one of the lines is affordable (`budget`); which one is dialled is the cycle's. For a
+  connection request it must last for a circuit.
 
 The wall clock may jump. Every past moment is a `Mark`, and is first put on today's wall clock: now less the
 seconds since, which the boot clock counts.
@@ -288,7 +289,7 @@ def _first_allowed(
     if last is not None and last.until > at + TOLERANCE_S:
         at, text = last.until, f"{cause.text}; {last.text}"
     windows = schedule.windows if automatic and cause.reason is not Reason.URGENT and times.trusted else ()
-    reserve = cause.reason in (Reason.URGENT, Reason.BY_HAND)
+    reserve, circuit = cause.reason in (Reason.URGENT, Reason.BY_HAND), cause.reason is Reason.CONNECTION_REQUEST
     while True:  # until a moment at which a window is open and there is money
         if windows:
             opening = recurrence.next_open(windows, zone, at)
@@ -296,7 +297,7 @@ def _first_allowed(
                 return None, f"{cause.text}; windows: none ever opens"
             if opening > at:
                 at, text = opening, f"{cause.text}; windows: the next opens {_day_time(opening, zone)}"
-        enough, why = money.first_affordable(at, reserve=reserve) if money is not None else (at, "")
+        enough, why = money.first_affordable(at, reserve=reserve, circuit=circuit) if money is not None else (at, "")
         if enough is None or enough > max(now, cause.due) + BUDGET_AHEAD_S:
             return None, f"{cause.text}; {why}"
         if enough <= at:
@@ -313,7 +314,7 @@ class _Money:
         self._purse: Purse | None = None
         self._ways: list[tuple[Tariff | None, Estimate]] = []
 
-    def first_affordable(self, at: float, *, reserve: bool) -> tuple[float | None, str]:
+    def first_affordable(self, at: float, *, reserve: bool, circuit: bool) -> tuple[float | None, str]:
         settings, prospect, past, times = self._given
         if settings.budget.per_day is None and settings.budget.per_month is None:
             return at, ""
@@ -321,12 +322,16 @@ class _Money:
             self._purse = purse(settings, past, times)
             expected = estimates(settings, prospect, past)
             self._ways = [(way.tariff, expected[way.name]) for way in settings.ways if not way.unusable]
-        return self._purse.first_affordable(self._ways, at, reserve=reserve)
+        ways = [(tariff, what.with_circuit()) for tariff, what in self._ways] if circuit else self._ways
+        return self._purse.first_affordable(ways, at, reserve=reserve)
 
 
-def affordable(settings: Settings, prospect: Prospect, past: Summary, times: Times) -> tuple[float | None, str]:
-    """When the budget allows a call that may not use the reserve; as `Purse.first_affordable`."""
-    return _Money(settings, prospect, past, times).first_affordable(times.now.wall, reserve=False)
+def affordable(
+    settings: Settings, prospect: Prospect, past: Summary, times: Times, *, circuit: bool = False
+) -> tuple[float | None, str]:
+    """When the budget allows a call that may not use the reserve, and, `circuit`, that lasts for one; as
+    `Purse.first_affordable`."""
+    return _Money(settings, prospect, past, times).first_affordable(times.now.wall, reserve=False, circuit=circuit)
 
 
 def purse(settings: Settings, past: Summary, times: Times) -> Purse:
@@ -335,10 +340,11 @@ def purse(settings: Settings, past: Summary, times: Times) -> Purse:
     return Purse(settings.budget, past.spent, times.now, zone=settings.zone, month_day=month_day, trusted=times.trusted)
 
 
-def estimates(settings: Settings, prospect: Prospect, past: Summary) -> dict[str, Estimate]:
-    """What a call over each of the lines will be like, by the line's name."""
+def estimates(settings: Settings, prospect: Prospect, past: Summary, *, circuit: bool = False) -> dict[str, Estimate]:
+    """What a call over each of the lines will be like, by the line's name; `circuit`: one that is made for one."""
     longest = settings.schedule.max_call_s
-    return {way.name: estimate(prospect, past.recent, way.name, max_call_s=longest) for way in settings.ways}
+    expected = {way.name: estimate(prospect, past.recent, way.name, max_call_s=longest) for way in settings.ways}
+    return {name: what.with_circuit() for name, what in expected.items()} if circuit else expected
 
 
 def _redial_hold(settings: Settings, past: Summary, times: Times, *, automatic: bool) -> _Hold | None:

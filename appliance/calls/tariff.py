@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from appliance.config.model import Tariff
 
 __all__ = [
-    "Billed", "Price", "affordable_s", "border_after", "least", "may_cost", "paid_until_s", "period_at", "price",
+    "LEAST_CALL_S", "Billed", "Price", "affordable_s", "border_after", "least", "may_cost", "paid_until_s", "period_at",
+    "price",
 ]  # fmt: skip
 
 FREE_OUTCOMES: Final = frozenset({
@@ -105,9 +106,9 @@ def price(billed: Billed, connect: float, seconds: float, volume: int = 0) -> Pr
     return Price(units, cost, sum(run.free * run.period.unit_s for run in runs))
 
 
-def least(billed: Billed, connect: float) -> Decimal:
-    """What a call costs there that is good for anything and hung up in time."""
-    return price(billed, connect, LEAST_CALL_S + billed.tariff.hangup_margin_s).cost
+def least(billed: Billed, connect: float, seconds: float = LEAST_CALL_S, volume: int = 0) -> Decimal:
+    """What a call costs there that is good for anything, or that lasts and carries so much, and is hung up in time."""
+    return price(billed, connect, seconds + billed.tariff.hangup_margin_s, volume).cost
 
 
 def paid_until_s(billed: Billed, connect: float, seconds: float) -> float:

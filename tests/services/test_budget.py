@@ -122,6 +122,30 @@ def test_one_of_the_lines_is_enough_and_one_without_a_tariff_is_free() -> None:
     assert it.first_affordable([(TARIFF, CALL), (None, CALL)], NOW, reserve=False) == (NOW, "")
 
 
+BYTES = Tariff(name="t", currency="JPY", volume_unit_bytes=1024, volume_price=Decimal(10))
+
+
+@pytest.mark.parametrize(
+    ("tariff", "what", "money", "enough"),
+    [
+        # by the second: half a minute once the line is up, which takes 20 s at most, and the margin
+        (SECONDS, Estimate(200.0, 0), 52, False),
+        (SECONDS, Estimate(200.0, 0), 53, True),
+        (SECONDS, Estimate(5.0, 0), 37, False),
+        (SECONDS, Estimate(5.0, 0), 38, True),
+        # a call that would be as long by itself still costs what it costs, unless that is more than the whole day's
+        (TARIFF, Estimate(200.0, 0), 9, False),
+        (TARIFF, Estimate(200.0, 0), 10, True),
+        # by volume: 4 KiB
+        (BYTES, Estimate(20.0, 0), 39, False),
+        (BYTES, Estimate(20.0, 0), 40, True),
+    ],
+)
+def test_a_call_for_a_circuit_must_last_for_one(tariff: Tariff, what: Estimate, money: int, enough: bool) -> None:
+    it = purse(Budget(per_day=Decimal(money)))
+    assert it.affordable(tariff, what.with_circuit(), NOW, reserve=False) is enough
+
+
 def test_an_untrusted_clock_waits_for_the_dearest_price() -> None:
     night = jst("2026-01-20 01:00")
     ways = [(NIGHT, CALL)]
@@ -217,6 +241,43 @@ def test_what_it_says() -> None:
     assert "no day or month has enough" in poor.next.reason
     kept = decide(settings(budget=MONTHLY), WAITING, past(("2026-01-03 09:00", 795)), TIMES).next.reason
     assert "795 of 1000 JPY of the month (200 kept for urgent calls)" in kept
+
+
+ASKED = Requests(connection_request=True)
+BY_SECOND = WayOut("pstn", ("111",), tariff=SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("spent", "reason", "at"),
+    [
+        (47, Reason.CONNECTION_REQUEST, NOW),
+        (48, None, jst("2026-01-21 00:00")),  # 52 s, less the margin: a call for mail is made for 13
+        (88, None, jst("2026-01-21 00:00")),
+    ],
+)
+def test_no_call_is_made_for_a_connection_request_that_it_cannot_carry(
+    spent: int, reason: Reason | None, at: float
+) -> None:
+    it = settings(Schedule(connection_request=True), DAILY, BY_SECOND)
+    before = replace(past(("2026-01-20 09:00", spent)), recent=())
+    decision = decide(it, Prospect(), before, TIMES, ASKED)
+    assert (decision.reason, decision.next.at) == (reason, at)
+    if reason is None:
+        assert decision.next.reason == (
+            "connection_request: a terminal asks for a connection; budget: a call would cost about 50 JPY; "
+            f"spent {spent} of 100 JPY of the day; again 2026-01-21 00:00"
+        )
+    # the mail that waits is carried all the same, by as little
+    mail = replace(it, schedule=replace(AT_ONCE, connection_request=True))
+    expected = Reason.CONNECTION_REQUEST if reason else Reason.QUEUED_MESSAGES
+    assert decide(mail, replace(WAITING, bytes=0), before, TIMES, ASKED).reason is (expected if spent < 80 else None)
+
+
+def test_no_day_has_enough_for_a_circuit() -> None:
+    it = settings(Schedule(connection_request=True), Budget(per_day=Decimal(52)), BY_SECOND)
+    decision = decide(it, Prospect(), past(), TIMES, ASKED)
+    assert (decision.reason, decision.next.at) == (None, None)
+    assert "no day or month has enough" in decision.next.reason
 
 
 def test_a_window_and_the_money_at_the_same_time() -> None:

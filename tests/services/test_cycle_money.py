@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import time
 from decimal import Decimal
@@ -253,18 +253,20 @@ async def test_time_that_is_not_for_bulk(bench: Bench, autojump_clock: MockClock
 
 
 # ---- the caller
-def caller(bench: Bench, line: FakeLine, budget: Budget, job: Work, **schedule: Any) -> Caller:
+def caller(
+    bench: Bench, line: FakeLine, budget: Budget, job: Work, *tariffs: Tariff, ways: Sequence[Way] = (), **schedule: Any
+) -> Caller:
     return Caller(
         schedule=Schedule(queued_messages=1, min_gap_s=0.0, linger_s=0.0, **schedule),
         timezone="UTC",
         bulk_max_age_s=86400.0,
-        ways=[Way(CONFIG, line)],
+        ways=ways or [Way(CONFIG, line)],
         ledger=bench.ledger,
         jobs=lambda: [job],
         prospect=Prospect,
         clock=bench.clock,
         started=bench.clock.now(),
-        tariffs=(TARIFF,),
+        tariffs=tariffs or (TARIFF,),
         budget=budget,
     )
 
@@ -329,3 +331,88 @@ async def test_what_the_budget_says_to_a_connection_request(bench: Bench, autoju
         assert it.line_budget() == pytest.approx(12 * 3600 - 297, abs=5)
         nursery.cancel_scope.cancel()
     assert caller(bench, line, Budget(per_day=Decimal(5)), Work(), connection_request=True).line_budget() == math.inf
+
+
+BY_SECOND = replace(TARIFF, periods=(Period(unit_s=1.0, price=Decimal(1)),), setup=Decimal(0))
+
+
+async def test_a_budget_that_a_circuit_does_not_fit_into_causes_no_call(
+    bench: Bench, autojump_clock: MockClock
+) -> None:
+    line = FakeLine()
+    it = caller(bench, line, Budget(), Work(sleeps(40)), BY_SECOND)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        cost = Decimal((await it.dial())["cost"])
+        nursery.cancel_scope.cancel()
+    # 20 s until the line is up, 30 s for a circuit, and the margin
+    it = caller(bench, line, Budget(per_day=cost + 53), Work(), BY_SECOND, connection_request=True)
+    assert it.line_budget() is None
+    it = caller(bench, line, Budget(per_day=cost + 52), Work(sleeps(9)), BY_SECOND, connection_request=True)
+    midnight = 12 * 3600 - 40
+    assert it.line_budget() == pytest.approx(midnight, abs=5)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        it.request_connection(bench.clock.now().wall)
+        await trio.sleep(3600)
+        assert len(line.dialled) == 1
+        assert it.next_call.reason.startswith("connection_request: a terminal asks for a connection; budget: ")
+        with trio.fail_after(midnight):
+            while len(line.dialled) == 1:
+                await trio.sleep(1)
+        it.request_connection(None)
+        assert bench.clock.now().wall % 86400 < 120  # midnight, and a look each minute
+        await it.wait_idle()
+        nursery.cancel_scope.cancel()
+    assert bench.ledger.calls()[-1]["reason"] == "connection-request"
+
+
+async def test_a_line_on_which_a_circuit_costs_too_much_is_passed_over_for_one(
+    bench: Bench, autojump_clock: MockClock
+) -> None:
+    dear, cheap, job = FakeLine("dear"), FakeLine("cheap"), Work(sleeps(1))
+    prices = {
+        "dear": BY_SECOND,
+        "cheap": replace(BY_SECOND, name="cheap", periods=(Period(unit_s=60.0, price=Decimal(1)),)),
+    }
+    ways = [Way(replace(CONFIG, name=line.name, tariff=prices[line.name].name), line) for line in (dear, cheap)]
+    it = caller(
+        bench,
+        dear,
+        Budget(per_day=Decimal(40)),
+        job,
+        *prices.values(),
+        ways=ways,
+        connection_request=True,
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        it.request_connection(bench.clock.now().wall)
+        with trio.fail_after(60):
+            while not cheap.dialled:
+                await trio.sleep(0.1)
+        it.request_connection(None)
+        assert [len(line.dialled) for line in (dear, cheap)] == [0, 1]
+        await it.wait_idle()
+        job.runs.append(sleeps(1))
+        await it.dial()  # for somebody who asks for it, the first will do
+        assert [len(line.dialled) for line in (dear, cheap)] == [1, 1]
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_bytes_of_a_circuit_must_be_paid_too(bench: Bench, autojump_clock: MockClock) -> None:
+    said: list[float | None] = []
+
+    async def fills(call: OpenCall) -> JobReport:
+        for _ in range(4):
+            said.append(it.line_budget())
+            call.tally.bytes_in += 1000
+            await trio.sleep(3)
+        return JobReport()
+
+    it = caller(bench, FakeLine(), Budget(per_day=Decimal(3)), Work(fills), VOLUME)  # six units of 1,000 bytes
+    async with trio.open_nursery() as nursery:
+        await nursery.start(it.run)
+        await it.dial()
+        nursery.cancel_scope.cancel()
+    assert [seconds is None for seconds in said] == [True, True, False, False]
