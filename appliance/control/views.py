@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Savings", "calls", "interfaces", "lines", "message", "peers", "progress", "queue", "savings", "size", "status",
-    "terminals", "users", "why",
+    "terminals", "users", "went_wrong", "why",
 ]  # fmt: skip
 
 
@@ -257,8 +257,12 @@ _WHY: Final = {
 def why(call: Mapping[str, Any]) -> str:
     """Why a call that was asked for is not complete, in one line."""
     number = f" to {clean(call['number'])}" if call["number"] else ""
-    reason = _WHY.get(call["outcome"], str(call["outcome"]))
-    return f"call {call['id']}{number} failed: {reason}; dialled {_times(call['dials'])}"
+    return f"call {call['id']}{number} failed: {went_wrong(call['outcome'])}; dialled {_times(call['dials'])}"
+
+
+def went_wrong(outcome: str) -> str:
+    """What an outcome other than complete and partial means, for a person."""
+    return _WHY.get(outcome, outcome)
 
 
 def _times(n: int) -> str:

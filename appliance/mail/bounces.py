@@ -9,6 +9,7 @@ goes back, of all others it is the header (RFC 3461 §4.3). A report never uses 
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass
 from email.message import Message
 from email.mime.multipart import MIMEMultipart
@@ -19,20 +20,24 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 from appliance import events
+from appliance.mail.envelope import Recipient, RecipientState
 from appliance.protocol.smtp_syntax import SyntaxProblem, decode_xtext
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from appliance.mail.envelope import Envelope, Recipient
+    from appliance.mail.envelope import Delay, Envelope
 
 __all__ = ["DELAYED", "DELIVERED", "FAILED", "MAX_RETURNED", "RELAYED", "Kind", "make_report", "wants_report"]
 
 MAX_RETURNED: Final = 64 * 1024
 """A message up to this size goes back whole; of a larger one only the header (RFC 3461 §4.3 leaves it to us)."""
 
+DIAGNOSTIC_TYPE: Final = "X-Posthouse"
+
 _STATUS: Final = re.compile(r"[245][0-9][0-9][ -]([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s|$)")
+_SAID: Final = re.compile(r"\b[245][0-9][0-9][ -]([245]\.[0-9]{1,3}\.[0-9]{1,3})(?=\s|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +93,10 @@ def make_report(
     to: str,
     now: float,
     until: float | None = None,
+    delay: Delay | None = None,
 ) -> bytes:
-    """The report as bytes, CRLF line ends. `message`: where the message's bytes lie; `until`: when it is given up, of
-    one that is delayed (Unix seconds). Raises OSError."""
+    """The report as bytes, CRLF line ends. `message`: where the message's bytes lie. Of one that is delayed: `until`
+    when it is tried (Unix seconds), and what is known of its `delay`. Raises OSError."""
     returned, whole = _returned(envelope, message, whole=kind is FAILED)
     bounce = MIMEMultipart("report", report_type="delivery-status")
     bounce["From"] = f"Mail Delivery System <MAILER-DAEMON@{hostname}>"
@@ -101,8 +107,8 @@ def make_report(
     bounce["Auto-Submitted"] = "auto-replied"  # RFC 3834 §5
     if envelope.message_id.isascii() and envelope.message_id.isprintable():
         bounce["References"] = envelope.message_id
-    bounce.attach(MIMEText(_explanation(kind, recipients)))
-    bounce.attach(_status_part(kind, envelope, recipients, hostname, now, until))
+    bounce.attach(MIMEText(_explanation(kind, envelope, recipients, delay)))
+    bounce.attach(_status_part(kind, envelope, recipients, hostname, now, until, delay))
     # What goes back is not ours to parse and put together again: its bytes are laid in behind a mark.
     mark = token_hex(16)
     part = Message()
@@ -115,18 +121,33 @@ def make_report(
     return bounce.as_bytes(policy=policy).replace(mark.encode(), returned, 1)
 
 
-def _explanation(kind: Kind, recipients: Sequence[Recipient]) -> str:
+def _explanation(kind: Kind, envelope: Envelope, recipients: Sequence[Recipient], delay: Delay | None) -> str:
     lines = [kind.said, ""]
     for recipient in recipients:
         lines.append(f"    <{events.clean(recipient.address)}>")
         if recipient.reply:
             lines.append(f"        {events.clean(recipient.reply)}")
+        if recipient.state is RecipientState.IN_DOUBT:
+            lines.append("        It may have arrived: the line dropped before the server's answer came.")
         lines.append("")
+    if delay is not None and (why := _why(envelope, delay)):
+        lines += ["Why it waits:", *(textwrap.fill(events.clean(s), 72, break_long_words=False) for s in why), ""]
     return "\n".join([*lines, kind.ends, ""])
 
 
+def _why(envelope: Envelope, delay: Delay) -> list[str]:
+    """What keeps a message here, as sentences, beside what servers have said of its recipients."""
+    return [*([f"When it was to be sent: {envelope.left}."] if envelope.left else []), *delay.sentences]
+
+
 def _status_part(
-    kind: Kind, envelope: Envelope, recipients: Sequence[Recipient], hostname: str, now: float, until: float | None
+    kind: Kind,
+    envelope: Envelope,
+    recipients: Sequence[Recipient],
+    hostname: str,
+    now: float,
+    until: float | None,
+    delay: Delay | None,
 ) -> Message:
     """message/delivery-status (RFC 3464 §2.1): fields of the message, then a group for each recipient."""
     part = Message()
@@ -144,9 +165,9 @@ def _status_part(
         form = "rfc822" if recipient.address.isascii() else "utf-8"
         group["Final-Recipient"] = f"{form}; {_ascii(recipient.address)}"
         group["Action"] = kind.action
-        group["Status"] = _status(kind, recipient.reply)
-        if recipient.reply or kind is FAILED:
-            group["Diagnostic-Code"] = f"smtp; {_ascii(recipient.reply)}"
+        group["Status"], diagnostic = _diagnosis(kind, envelope, recipient, delay)
+        if diagnostic:
+            group["Diagnostic-Code"] = diagnostic
         if kind is FAILED:
             group["Last-Attempt-Date"] = formatdate(now, localtime=False)
         elif kind is DELAYED and envelope.tried_at is not None:
@@ -156,6 +177,20 @@ def _status_part(
         parts.append(group)
     part.set_payload(parts)
     return part
+
+
+def _diagnosis(kind: Kind, envelope: Envelope, recipient: Recipient, delay: Delay | None) -> tuple[str, str]:
+    """Status and Diagnostic-Code of a recipient (RFC 3464 §2.3.4, §2.3.6). What no server has said of a message that
+    waits is of a diagnostic-type of our own."""
+    if recipient.reply or kind is FAILED:
+        return _status(kind, recipient.reply), f"smtp; {_ascii(recipient.reply)}"
+    if kind is not DELAYED or delay is None:
+        return kind.status, ""
+    sentences = _why(envelope, delay)
+    status = delay.status
+    if envelope.left and not delay.failing and (found := _SAID.search(envelope.left)):
+        status = f"4{found[1][1:]}"  # a login that is refused for good: for the message it is a delay
+    return status, f"{DIAGNOSTIC_TYPE}; {_ascii(' '.join(sentences))}" if sentences else ""
 
 
 def _status(kind: Kind, reply: str) -> str:

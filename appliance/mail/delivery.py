@@ -43,6 +43,10 @@ class Outbox(Protocol):
         """Shows it as being sent, or no longer. In memory only."""
         ...
 
+    def left(self, envelope: Envelope, why: str) -> None:
+        """Notes why this call leaves a message here, of which no server has said anything. In memory only."""
+        ...
+
     async def in_doubt(self, envelope: Envelope, recipients: Sequence[int]) -> None:
         """Records that these recipients' copy may arrive from now on. The sender calls it, and waits for it, before
         the last byte of the message (its end of data) goes out."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-__all__ = ["Envelope", "MessageState", "Priority", "Recipient", "RecipientState", "Verdict"]
+__all__ = ["Delay", "Envelope", "MessageState", "Priority", "Recipient", "RecipientState", "Verdict"]
 
 
 class Priority(StrEnum):
@@ -63,6 +63,16 @@ class Verdict:
     reports: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Why mail still waits, as far as the line goes: sentences for a person, and the status code (RFC 3463). `failing`:
+    the last call carried nothing, so that what an earlier one met is not what keeps the mail here."""
+
+    sentences: tuple[str, ...] = ()
+    status: str = "4.4.0"
+    failing: bool = False
+
+
 @dataclass(slots=True)
 class Envelope:
     """One accepted message. Owned by the spool, which alone changes it; others read.
@@ -72,7 +82,8 @@ class Envelope:
     `body`: "", "7BIT" or "8BITMIME"; `smtputf8`, `ret`, `envid`: as given at MAIL FROM (RFC 6152, 6531, 3461);
     `mt_priority`: RFC 6710's number. `attempts` counts completed tries at a server; `tried_at` is the wall clock
     of the last one; `warned`: its sender knows that it is late. `size` and `crc32` are of the bytes in `ID.eml`, which
-    are those that go out. `alert`: which of Posthouse's own alerts it is ("" for mail): it causes no call.
+    are those that go out. `alert`: which of Posthouse's own alerts it is ("" for mail): it causes no call. `left`: why
+    the last call that could have carried it did not ("" where a server's reply says so, and after a restart).
     """
 
     id: str
@@ -98,6 +109,7 @@ class Envelope:
     warned: bool = False
     alert: str = ""
     sending: bool = field(default=False, compare=False)
+    left: str = field(default="", compare=False)
 
     def open_recipients(self) -> list[int]:
         """The indexes of those that still have to be sent."""

@@ -20,7 +20,7 @@ import trio
 from appliance import events
 from appliance.call import Prospect
 from appliance.clock import Mark
-from appliance.mail.envelope import Envelope, MessageState, Priority, Recipient, RecipientState, Verdict
+from appliance.mail.envelope import Delay, Envelope, MessageState, Priority, Recipient, RecipientState, Verdict
 from appliance.mail.routing import Refusal, Router
 from appliance.mail.stubs import Stubs
 from appliance.storage.draft import Draft
@@ -265,7 +265,12 @@ class PostOffice:
         return self.spool.path(envelope)
 
     def sending(self, envelope: Envelope, on: bool) -> None:
+        if on:
+            envelope.left = ""
         self.spool.set_sending(envelope, on)
+
+    def left(self, envelope: Envelope, why: str) -> None:
+        envelope.left = why
 
     async def in_doubt(self, envelope: Envelope, recipients: Sequence[int]) -> None:
         await self.spool.mark(envelope, recipients, RecipientState.IN_DOUBT)
@@ -282,9 +287,10 @@ class PostOffice:
         await self._report("RELAYED", envelope, [_told(envelope.recipients[i], final[i]) for i in relayed])
         await self.spool.settle(envelope, final)
 
-    async def warn_late(self) -> float:
-        """Tells the senders of messages that have waited for `warn_after`, once each; -> in how many seconds the next
-        one will have. What an operator holds is no delay. Raises OSError."""
+    async def warn_late(self, line: Callable[[Envelope], Delay] = lambda envelope: Delay()) -> float:
+        """Tells the senders of messages that have waited for `warn_after`, once each, and why: `line` says what of
+        that is the line's; -> in how many seconds the next one will have. What an operator holds is no delay. Raises
+        OSError."""
         soonest = math.inf
         for envelope in [e for e in self.spool.messages.values() if not (e.held or e.warned or e.alert)]:
             left_s = self._mail.warn_after_s - self._age_s(envelope)
@@ -293,10 +299,16 @@ class PostOffice:
                 continue
             until = self._clock.now().wall + max(0.0, self._mail.give_up_after_s - self._age_s(envelope))
             late = [envelope.recipients[i] for i in envelope.open_recipients()]
-            await self._report("DELAYED", envelope, late, until=until)
+            await self._report("DELAYED", envelope, late, until=until, delay=self._delay(envelope, line(envelope)))
             if self.spool.messages.get(envelope.id) is envelope:
                 await self.spool.note_warned(envelope)
         return soonest
+
+    def _delay(self, envelope: Envelope, line: Delay) -> Delay:
+        sentences = list(line.sentences)
+        if self.is_bulk(envelope):
+            sentences.insert(0, "It is bulk mail, which goes when a call has time to spare.")
+        return replace(line, sentences=tuple(sentences))
 
     def _final(self, envelope: Envelope, recipient: Recipient, verdict: Verdict) -> Verdict:
         """What becomes of a recipient: a temporary verdict is final for what is too old, and leaves an older doubt."""
@@ -354,10 +366,11 @@ class PostOffice:
         *,
         message: Path | None = None,
         until: float | None = None,
+        delay: Delay | None = None,
     ) -> None:
         """Delivers a report to whom DESIGN §2 says: the submitting user, else the local user of the envelope sender,
-        else the postmaster, who need not know of what went well. `name`: of `bounces`' kind; `message` and `until` as
-        there. Nothing where nobody wants one. Raises OSError."""
+        else the postmaster, who need not know of what went well. `name`: of `bounces`' kind; `message`, `until` and
+        `delay` as there. Nothing where nobody wants one. Raises OSError."""
         if not recipients or (name in ("RELAYED", "DELIVERED") and not any(r.notify for r in recipients)):
             return
         from appliance.mail import bounces  # the email package costs 3 MB: only when needed
@@ -388,6 +401,7 @@ class PostOffice:
             to=envelope.sender,
             now=self._clock.now().wall,
             until=until,
+            delay=delay,
         )
         box = self.mailboxes[user]
         draft = box.draft()

@@ -55,6 +55,9 @@ class FakeOutbox:
     def sending(self, envelope: Envelope, on: bool) -> None:
         envelope.sending = on
 
+    def left(self, envelope: Envelope, why: str) -> None:
+        envelope.left = why
+
     async def in_doubt(self, envelope: Envelope, recipients: Sequence[int]) -> None:
         await self._durable("in_doubt")
         if self.gate is not None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 from collections.abc import AsyncIterator
+from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,30 @@ async def test_a_line_whose_modem_is_not_there(running: Running) -> None:
     assert (call["outcome"], call["dials"]) == ("modem-silent", 0)
     with pytest.raises(Exception, match="no call is up"):
         await running.ask("hangup")
+
+
+async def test_a_delay_notice_says_how_the_last_call_ended(running: Running) -> None:
+    client = await running.connect()
+    await client.login("hanako")
+    for line in ("MAIL FROM:<hanako@harbour.example>", "RCPT TO:<boss@far.example>", "DATA"):
+        await client.say(line)
+    assert (await client.say("Subject: x\r\n\r\nhello\r\n.")).startswith("250 ")
+    office = running.house.core.office
+    (envelope,) = office.spool.messages.values()
+    assert (await running.ask("dial", force=True))["outcome"] == "modem-silent"
+    await running.reload(more='warn_after = "1s"')  # the service that tells looks at once when it begins
+    envelope.boot -= 2
+    await running.reload(more='warn_after = "2s"')
+    with trio.fail_after(WAIT):
+        while not envelope.warned:
+            await trio.sleep(0.01)
+    (message,) = office.mailboxes["hanako"].messages()
+    group = message_from_bytes(message.path.read_bytes()).get_payload()[1].get_payload()[1]  # type: ignore[union-attr, index]
+    assert group["Status"] == "4.4.1"  # type: ignore[index]
+    why = " ".join(group["Diagnostic-Code"].split())  # type: ignore[index]
+    assert why.startswith("X-Posthouse; The last call, which began 2")
+    assert "failed: the modem does not answer AT" in why
+    assert why.endswith("No call is planned now: 1 message waits; no condition in [schedule] holds.")
 
 
 async def test_a_call_by_hand_that_is_refused(running: Running, caplog: pytest.LogCaptureFixture) -> None:

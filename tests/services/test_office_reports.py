@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.mail.envelope import Recipient, RecipientState, Verdict
+from appliance.mail.envelope import Delay, Envelope, Priority, Recipient, RecipientState, Verdict
 from fakes.office import FAR, HANAKO, TARO, FakeOffice
 
 DAY = 86400.0
@@ -45,6 +45,60 @@ async def test_a_late_message_is_told_of_once(tmp_path: Path) -> None:
     async with again.running():
         await again.office.warn_late()
         assert len(actions(again)) == 1, "told again after a restart"
+
+
+LINE = Delay(("The last call failed: the number was busy.", "The next call is planned."), "4.4.1", failing=True)
+
+
+async def test_a_delay_says_why_in_words_and_in_fields(tmp_path: Path) -> None:
+    """RFC 3464 §2.3.4, §2.3.6: what a server said is SMTP's; all else is of a diagnostic-type of our own."""
+    async with FakeOffice(tmp_path, warn_after_s=DAY).running() as it:
+        asked: list[str] = []
+
+        def line(envelope: Envelope) -> Delay:
+            asked.append(envelope.id)
+            return LINE
+
+        plain, answered, doubtful = [await it.submit(FAR) for _ in range(3)]
+        bulk, refused = await it.submit(FAR, priority=Priority.NON_URGENT), await it.submit(FAR)
+        await it.office.settle(answered, {0: Verdict(RecipientState.QUEUED, "451 4.7.1 grey")}, host="mx")
+        await it.office.in_doubt(doubtful, [0])
+        it.office.left(refused, "smtp.isp.example:465: AUTH was answered 535 5.7.8 wrong")
+        it.clock.advance(DAY)
+        await it.office.warn_late(line)
+        assert asked == [e.id for e in (plain, answered, doubtful, bulk, refused)]
+        texts, fields = [], []
+        for data in it.mailbox():
+            text, groups, _ = message_from_bytes(data).get_payload()  # type: ignore[misc]
+            texts.append(" ".join(text.get_payload(decode=True).decode().split()))  # type: ignore[union-attr]
+            group = groups.get_payload()[1]  # type: ignore[union-attr, index]
+            fields.append((group["Status"], " ".join(group["Diagnostic-Code"].split())))  # type: ignore[index]
+        why = " ".join(LINE.sentences)
+        assert all(f"Why it waits: {why}" in text for text in (texts[0], texts[1], texts[2]))
+        assert "451 4.7.1 grey" in texts[1]
+        assert "It may have arrived" in texts[2] and not any("may have arrived" in t for t in (texts[0], texts[1]))
+        assert f"Why it waits: It is bulk mail, which goes when a call has time to spare. {why}" in texts[3]
+        assert "smtp.isp.example:465: AUTH was answered 535 5.7.8 wrong" in texts[4]
+        assert fields[0] == fields[2] == ("4.4.1", f"X-Posthouse; {why}")
+        assert fields[1] == ("4.7.1", "smtp; 451 4.7.1 grey")
+        assert fields[4][0] == "4.4.1" and "535 5.7.8 wrong" in fields[4][1], "the last call reached nobody"
+
+
+async def test_a_login_that_is_refused_for_good_is_a_delay_for_the_message(tmp_path: Path) -> None:
+    async with FakeOffice(tmp_path, warn_after_s=DAY).running() as it:
+        refused, sent = await it.submit(FAR), await it.submit(FAR)
+        for envelope in (refused, sent):
+            it.office.left(envelope, "smtp.isp.example:465: AUTH was answered 535 5.7.8 wrong")
+        it.office.sending(sent, True)  # a later call got further
+        it.office.sending(sent, False)
+        it.clock.advance(DAY)
+        await it.office.warn_late()
+        reports = [message_from_bytes(data).get_payload()[1].get_payload()[1] for data in it.mailbox()]  # type: ignore[union-attr, index]
+        assert [group["Status"] for group in reports] == ["4.7.8", "4.4.0"]  # type: ignore[index]
+        assert reports[1]["Diagnostic-Code"] is None  # type: ignore[index]
+    again = FakeOffice(tmp_path, clock=it.clock)
+    again.spool.recover()
+    assert [e.left for e in again.spool.messages.values()] == ["", ""], "it is of this life of the process"
 
 
 @pytest.mark.parametrize(

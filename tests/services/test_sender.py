@@ -318,6 +318,8 @@ async def test_all_smarthosts_fail(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "No route to host" in report.detail
     assert call.tally.failed == 1
     assert [e.attempts for e in outbox.messages.values()] == [0, 0, 0]
+    (left,) = {e.left for e in outbox.messages.values()}
+    assert left.startswith("one:25: AUTH was answered 535 ") and "; two:25: " in left
     assert outbox.log == []
     assert "one:25 is of no use in this call: AUTH was answered 535" in caplog.text
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Spool"]
 
 READ_PIECE: Final = 1 << 20
-_STORED: Final = tuple(f.name for f in fields(Envelope) if f.name not in ("sending", "held"))
+_STORED: Final = tuple(f.name for f in fields(Envelope) if f.name not in ("sending", "held", "left"))
 
 
 class Spool:

@@ -226,12 +226,10 @@ class _CallRun:
             candidates = self._outbox.smarthosts_for(envelope)
             host = next((h for h in candidates if h not in self._failed), None)
             if host is None:
-                for h in candidates:
-                    self._leave(envelope, self._failed[h], h)
-                if not candidates:
-                    self._leave(envelope, f"no smarthost for <{envelope.sender}>")
+                whys = [_at(h, self._failed[h]) for h in candidates]
+                self._leave(envelope, *whys or [f"no smarthost for <{envelope.sender}>"])
             elif host in self._broken:
-                self._leave(envelope, self._broken[host], host)
+                self._leave(envelope, _at(host, self._broken[host]))
             else:
                 self._queue(envelope, host, nursery)
         for user, envelopes in doubtful.items():
@@ -282,9 +280,10 @@ class _CallRun:
         self._bulk_bytes += envelope.size
         return True
 
-    def _leave(self, envelope: Envelope, why: str, host: Smarthost | None = None) -> None:
+    def _leave(self, envelope: Envelope, *whys: str) -> None:
+        self._outbox.left(envelope, "; ".join(whys))
         if not envelope.alert:  # for its sake no call is made again
-            self._reasons[f"{host.host}:{host.port}: {why}" if host else why] = None
+            self._reasons.update(dict.fromkeys(whys))
 
     def _less_busy(self) -> None:
         self._busy -= 1
@@ -335,7 +334,7 @@ class _CallRun:
         for attempt in reversed(session.unfinished):
             innocent = session.untouched or session.mishandled or not attempt.body_begun
             if attempt.unreadable or not innocent:
-                self._leave(attempt.envelope, session.failure or "a message could not be read", host)
+                self._leave(attempt.envelope, _at(host, session.failure or "a message could not be read"))
             else:
                 queue.waiting.appendleft(attempt.envelope)
         if session.mishandled:
@@ -400,6 +399,10 @@ class _CallRun:
             self._claimed.discard(envelope.id)
             self._dispatch(nursery)
         self._less_busy()
+
+
+def _at(host: Smarthost, why: str) -> str:
+    return f"{host.host}:{host.port}: {why}"
 
 
 def _verdict(reply: Reply, *, keeps_doubt: bool, reports: bool) -> Verdict:
