@@ -145,10 +145,11 @@ class PostOffice:
         return None
 
     def _ask(self, submission: Submission, what: Ask, token: str) -> Refusal | None:
-        """Mail to get-TOKEN@ or delete-TOKEN@: from its own user alone, and never sent on."""
+        """Mail to get-TOKEN@ or delete-TOKEN@: from its own user alone, and never sent on. To all others it is an
+        address that nobody has, so that the answer tells them of no token."""
         owner = self.stubs.owner(token)
         if owner is None or owner != submission.envelope.user:
-            return Refusal(550, "5.7.1" if owner else "5.1.1", "no message of yours waits under that address")
+            return Refusal(550, "5.1.1", "no message of yours waits under that address")
         submission.count += 1
         submission.asks[token] = what
         return None

@@ -39,23 +39,18 @@ async def test_a_large_message_is_asked_for_by_its_own_user(house: House, what: 
     assert not list(house.office.paths.incoming.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("login", "owner", "token", "code"),
-    [
-        (LOGIN, "taro", TOKEN, "550 5.7.1"),
-        (b"", "hanako", TOKEN, "550 5.7.1"),
-        (LOGIN, "hanako", "ffffffffffff", "550 5.1.1"),
-    ],
-    ids=["another's", "no login", "nobody's"],
-)
-async def test_nobody_else_asks_for_it_and_nothing_is_sent_on(
-    house: House, login: bytes, owner: str, token: str, code: str
+@pytest.mark.parametrize("what", ["get", "delete"])
+@pytest.mark.parametrize(("login", "owner"), [(LOGIN, "taro"), (b"", "hanako")], ids=["another's", "no login"])
+async def test_nobody_else_asks_for_it_nor_learns_that_it_is_there_and_nothing_is_sent_on(
+    house: House, login: bytes, owner: str, what: str
 ) -> None:
     record = await stub_record(house, owner)
     await house.start(unknown="upstream", trusted_networks=("127.0.0.0/8",))
     client = await house.hello(login)
     await client.codes(b"MAIL FROM:<hanako@harbour.example>\r\n")
-    assert await client.codes(f"RCPT TO:<get-{token}@harbour.example>\r\n".encode()) == [code]
+    tokens = (TOKEN, "ffffffffffff")
+    taken, free = [(await client.say(f"RCPT TO:<{what}-{t}@harbour.example>\r\n".encode()))[0] for t in tokens]
+    assert taken == free and taken.startswith("550 5.1.1 ")
     assert record.asks == {}
 
 
