@@ -97,7 +97,7 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
         ("why", "say what would happen to a call of a terminal now, and why", "a terminal's name"),
         ("enrol", "forget a terminal's certificate and print what it logs in anew with", "that of a [[relay.account]]"),
     ):
-        verb(name, text, printing).add_argument("name", metavar="NAME", help=of)
+        verb(name, text, printing).add_argument("name", type=_terminal, metavar="NAME", help=of)
     update = verb("update", "install an update of the image, to be tried at the next start")
     update.add_argument("--allow-older", action="store_true", help="also one that is older than what runs")
     update.add_argument("file", metavar="FILE", help="a bundle (.raucb); `-` reads it from standard input")
@@ -133,6 +133,14 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
     verb("console", "a shell to look at the site, work its line and edit its configuration")
     verb("passwd", "make the string for `password` in the configuration")
     return top
+
+
+def _terminal(text: str) -> str:
+    from appliance.protocol.names import is_name, no_name
+
+    if not is_name(text):
+        raise argparse.ArgumentTypeError(no_name(text))
+    return text
 
 
 def _add_json(to: argparse._ActionsContainer) -> None:

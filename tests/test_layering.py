@@ -60,7 +60,8 @@ Rule = Only | Never | OneModule
 RULES: tuple[Rule, ...] = (
     *(Only(leaf, LEAVES, "a leaf that every room may import must itself bring nothing along") for leaf in LEAVES),
     Only("appliance.config.model", (), "the configuration's types are data; services are handed slices of them"),
-    Only("appliance.config", (*LEAVES, "appliance.storage"), "reading the configuration needs no service"),
+    Only("appliance.config", (*LEAVES, "appliance.storage", "appliance.protocol.names"),
+         "reading the configuration needs no service"),
     Only("appliance.storage", LEAVES, "the door to the disk knows nobody who walks through it"),
     Only("appliance.protocol", (), "a protocol is bytes in, events out: whoever drives it stays outside"),
     Never("appliance.protocol", IO, "sans-IO: no network, clock, file, thread or log, so every byte can be tested"),

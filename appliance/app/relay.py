@@ -19,8 +19,8 @@ from appliance.app.network import own_addresses
 from appliance.clock import rfc3339
 from appliance.config.passwords import verify_password
 from appliance.control.server import ControlError
-from appliance.events import clean
 from appliance.modem.device import addresses
+from appliance.protocol.names import is_name, no_name
 from appliance.relay.calling import LineCircuits, PeerCall
 from appliance.relay.identity import device_identity, own_identity, server_context
 from appliance.relay.listener import bare
@@ -47,6 +47,8 @@ KEY: Final = "relay"
 SECRET_BYTES: Final = 32
 PLAN_S: Final = 5.0
 DAY_S: Final = 86400.0
+USAGE: Final = 2
+"""The command line's exit code for it."""
 FILES: Final = 65_536
 """Open files: two for each of 10,000 circuits, one for each login, and as much again. systemd's own limit is 1,024, for
 the sake of programs that use select(2)."""
@@ -205,13 +207,13 @@ class RelayPart:
 
     async def why(self, arguments: Mapping[str, Any], progress: Progress) -> str:
         """`posthouse why NAME`."""
-        name, server, config = str(arguments.get("name")), self._server, self._house.config
+        name, server, config = _name(arguments), self._server, self._house.config
         if server is None:
-            return f"a call of {clean(name)} is refused (not-registered): this Posthouse is no relay server"
+            return f"a call of {name} is refused (not-registered): this Posthouse is no relay server"
         return why(
             server.directory,
             server.peers,
-            clean(name),
+            name,
             site=config.site.name,
             is_account=name in server.enrolment.passwords,
             causes_calls=config.schedule.connection_request,
@@ -228,7 +230,7 @@ class RelayPart:
 
     async def enrol(self, arguments: Mapping[str, Any], progress: Progress) -> str:
         """`posthouse enrol NAME`: the enrolment string."""
-        server, name = self._server, str(arguments.get("name"))
+        server, name = self._server, _name(arguments)
         if server is None or not self._house.listeners[self.name]:
             raise ControlError("this Posthouse is no relay server: `relay.listen` is empty")
         if name not in server.enrolment.passwords:
@@ -236,6 +238,14 @@ class RelayPart:
         password = await server.enrol(name)
         where = self._house.listeners[self.name][0]
         return f"posthouse1:{where},{name},{server.identity.fingerprint},{password}"
+
+
+def _name(arguments: Mapping[str, Any]) -> str:
+    """The terminal that a verb is about. Raises ControlError: wrong usage."""
+    name = arguments.get("name")
+    if not is_name(name):
+        raise ControlError(no_name(name), USAGE)
+    return name
 
 
 def _key(config: Config, secret: str) -> bytes:

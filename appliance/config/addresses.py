@@ -12,6 +12,7 @@ from typing import Final
 
 from appliance.config.faults import Unfit, quoted
 from appliance.config.units import Kind, matching
+from appliance.protocol import names
 
 __all__ = [
     "ADDRESS", "ADDRESS_OR_USER", "APN", "CURRENCY", "DEVICE", "DEVICE_ADDRESS", "DIAL_STRING", "DOMAIN", "FINGERPRINT",
@@ -34,7 +35,7 @@ def optional(kind: Kind) -> Kind:
 # Names
 
 NAME: Final = matching(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", "a name of letters, digits and - . _", "name")
-TERMINAL: Final = matching(r"[a-z0-9.-]{1,63}", "1 to 63 of a-z 0-9 - .", "name")
+TERMINAL: Final = matching(names.FORM, names.HOW, "name")
 """RELAY §1: relay servers', terminals', devices' and services' names."""
 PATTERN: Final = matching(r"[a-z0-9.*-]{1,63}", 'a name, or a pattern with * such as "pc*"', "name or pattern")
 USER: Final = NAME

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from appliance.protocol import names
+
 __all__ = ["ARGUMENTS", "ROWS", "Argument", "Row"]
 
 
@@ -50,7 +52,8 @@ ARGUMENTS: Final = {
     "NEW": Argument("the name of a new one"),
     "SECRET": Argument("a secret's name, as ppp_secret, secret and pin have it"),
     "ADDRESS": Argument("a mail address, the first of the user's"),
-    "NAME": Argument("a terminal's name", of="terminal"),
+    "NAME": Argument(f"a terminal's name, {names.HOW}", of="terminal", form=names.FORM),
+    "LOGIN": Argument(f"the name of a terminal that logs in here, {names.HOW}", of="account", form=names.FORM),
     "ACCOUNT": Argument("a terminal's name, as its relay.account has it", of="account"),
     "VERB": Argument("a word that can be typed here", rest=True),
 }  # fmt: skip
@@ -96,7 +99,7 @@ ROWS: Final = (
     Row("user passwd USER", "user passwd -- USER", "give a user of the candidate another password"),
     Row("user remove USER", "user remove -- USER", "remove a user from the candidate; the mailbox stays where it is"),
     Row("terminal add NEW", "config add -- relay.account NEW", "let a terminal log in here: add it to the candidate"),
-    Row("terminal enrol ACCOUNT", "enrol -- ACCOUNT", "forget a terminal's certificate; what it logs in anew with"),
+    Row("terminal enrol LOGIN", "enrol -- LOGIN", "forget a terminal's certificate; what it logs in anew with"),
     Row("terminal remove ACCOUNT", "config delete -- relay.account[ACCOUNT]", "remove a terminal from the candidate"),
     Row("secret set SECRET", "config secret -- SECRET", "keep a secret's value, which is asked for; in force at once"),
     Row("secret delete SECRET", "config secret --delete -- SECRET", "forget a secret that nothing names any more"),

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 import struct
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import msgpack
 
 from appliance.protocol.errors import LocalProtocolError, RemoteProtocolError
+from appliance.protocol.names import is_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,7 +35,6 @@ FIRST_LIMIT: Final = 4096
 """The same before authentication: a certificate of 1 KiB, a proof and a password."""
 _LENGTH: Final = struct.Struct(">I")
 
-NAME: Final = re.compile(r"[a-z0-9.-]{1,63}")
 SECONDS_LIMIT: Final = 2.0**40
 """Ages and waits beyond this, some 35,000 years, are no times; infinity and NaN are none either."""
 
@@ -131,11 +130,6 @@ def _no_extension(code: int, data: bytes) -> object:
 
 
 # ---- words of bodies
-def is_name(value: object) -> TypeGuard[str]:
-    """Of a terminal or a relay server (RELAY §1)."""
-    return isinstance(value, str) and NAME.fullmatch(value) is not None
-
-
 def is_seconds(value: object) -> TypeGuard[int | float]:
     """A length of time, 0 or more."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < SECONDS_LIMIT

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from appliance.protocol.names import is_name, no_name
 from appliance.terminal.dial import Endpoint
 
 __all__ = ["Enrolment", "parser"]
 
-NAME: Final = re.compile(r"[a-z0-9.-]{1,63}")
 FINGERPRINT: Final = re.compile(r"sha256:[0-9a-f]{64}")
 DURATION: Final = re.compile(r"([0-9]{1,9})([smhd])")
 SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -44,8 +44,8 @@ def _relay(text: str) -> Endpoint:
 
 
 def _name(text: str) -> str:
-    if not NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name: 1 to 63 of a-z 0-9 - .")
+    if not is_name(text):
+        raise argparse.ArgumentTypeError(no_name(text))
     return text
 
 

@@ -280,6 +280,22 @@ def test_nobody_is_running(cli: Callable[..., int], arguments: list[str], capsys
     assert printed.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["PC11", "", "a b", "x" * 64, "pc_1", "\x1b[2J", "hanako@harbour"])
+@pytest.mark.parametrize("verb", ["why", "enrol", "terminal forget"])
+def test_a_name_that_is_none_is_wrong_usage(
+    stub: Stub, cli: Callable[..., int], verb: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.answers["why"] = stub.answers["enrol"] = {"result": "it was asked"}
+    if verb == "terminal forget":  # has a parser of its own
+        with pytest.raises(SystemExit) as end:
+            main([*verb.split(), name])
+        assert end.value.code == 2
+    else:
+        assert cli(verb, name) == 2
+    assert f"{name!r} is no name: a name is 1 to 63 of a-z 0-9 - ." in capsys.readouterr().err
+    assert not stub.asked
+
+
 @pytest.mark.parametrize("code", [1, 2])
 def test_a_refusal(stub: Stub, cli: Callable[..., int], code: int, capsys: pytest.CaptureFixture[str]) -> None:
     stub.answers["dial"] = {"error": "policy refuses", "code": code}

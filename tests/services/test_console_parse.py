@@ -28,6 +28,9 @@ MEANT = [
     ("user add taro taro@harbour.example", "user add -- taro taro@harbour.example"),
     ("dial", "dial --watch"),
     ("term rem pc11", "config delete -- relay.account[pc11]"),
+    ("term rem PC_11", "config delete -- relay.account[PC_11]"),  # also what should not have been added
+    ("terminal enrol pc11", "enrol -- pc11"),
+    ("why pc11", "why -- pc11"),
     ('set mail.smtp ["a:1",  "b:2"]', """config set -- mail.smtp '["a:1",  "b:2"]'"""),
     ("set user[0].quota '-5'  ", '''config set -- user[0].quota "'-5'" '''),
     ("commit", "config commit"),
@@ -55,6 +58,8 @@ WRONG = [
     ('"', 0, "unknown word"),
     ("compare -1", 8, "is no N: so many commits ago"),
     ("commit confirm soon", 15, "is no TIME: a duration"),
+    ("why PC11", 4, "is no NAME: a terminal's name, 1 to 63 of a-z 0-9 - ."),
+    ("terminal enrol pc_11", 15, "is no LOGIN: the name of a terminal that logs in here, 1 to 63 of a-z 0-9 - ."),
 ]  # fmt: skip
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import trio
 
 from appliance.app.relay import RelayPart
+from appliance.control.server import ControlError
 from appliance.relay import listener
 from appliance.relay.connection import NOTSENT_LOWAT
 from fakes.relay_house import House, house
@@ -63,3 +65,12 @@ def test_a_line_is_known_by_the_address_that_its_device_has_while_a_call_is_up()
     caller.device = "lo"
     assert part._over_line(here) and part._over_line(mapped) and not part._over_line(elsewhere)
     assert listener.bare("fe80::1%lo") == "fe80::1"
+
+
+@pytest.mark.parametrize("name", ["PC11", "", "a b", None, 7, ["pc11"]])
+@pytest.mark.parametrize("verb", ["why", "enrol"])
+async def test_a_name_that_is_none_is_not_looked_up(verb: str, name: object) -> None:
+    part = RelayPart(SimpleNamespace(config=None))  # type: ignore[arg-type]
+    with pytest.raises(ControlError, match="is no name: a name is 1 to 63 of a-z 0-9 - .") as refused:
+        await getattr(part, verb)({"name": name}, None)
+    assert refused.value.code == 2
