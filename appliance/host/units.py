@@ -1,8 +1,9 @@
 """Units of systemd's, by its D-Bus interface (org.freedesktop.systemd1(5)): whether there is one, start, stop, and
 whether it still runs. The only module that imports jeepney for units, and only where systemd runs.
 
-Each question opens a connection of its own: there are a few a day. On the image the user posthouse may ask for its
-neighbours' units alone, by a rule of polkit's.
+Each question opens a connection of its own: there are a few a day. Who waits for a unit's end keeps one, over which
+systemd says when something has changed. On the image the user posthouse may ask for its neighbours' units alone, by a
+rule of polkit's.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ CHANGE_S: Final = 60.0
 """For a unit to be started or stopped: dnsmasq takes a second, Dovecot on a busy board ten."""
 LOOK_S: Final = 0.1
 """Between two looks while it changes."""
-WATCH_S: Final = 30.0
-"""Between two looks at a unit that runs; systemd itself starts one again that has failed."""
+WATCH_S: Final = 600.0
+"""Between two looks at a unit that runs, should systemd not have said that it has changed."""
+AGAIN_S: Final = 30.0
+"""Until systemd is asked anew, where the way to it was lost; it starts a unit again that has failed."""
 
 BUS: Final = "org.freedesktop.systemd1"
 PATH: Final = "/org/freedesktop/systemd1"
+PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 
 
 class UnitError(Exception):
@@ -74,13 +78,28 @@ class Unit:
     async def wait_ended(self) -> str:
         """Until it runs no more, with the reason."""
         while True:
-            await trio.sleep(WATCH_S)
             try:
-                state = await _with_systemd(self._property("ActiveState"))
+                state = await _with_systemd(self._wait_ended)
             except UnitError:
-                continue  # systemd is being restarted, say
-            if state in ("failed", "inactive"):
+                await trio.sleep(AGAIN_S)  # systemd, or the bus, is being restarted, say
+            else:
                 return f"{self.name} is {state}"
+
+    async def _wait_ended(self, router: DBusRouter) -> str:
+        from jeepney import MatchRule, message_bus
+
+        (path,) = await _ask(router, PATH, "Manager", "LoadUnit", "s", (self.name,))
+        # Without a sender, which would have to be systemd's name of the moment: the worst that a lie does is a look.
+        changed = MatchRule(type="signal", interface=PROPERTIES, member="PropertiesChanged", path=path)
+        # Not `async with`, as jeepney has it: what is taken out while a lost connection's filters are closed is a
+        # RuntimeError there. The router, which goes at once, closes it.
+        signals = router.filter(changed).receive_channel
+        await _reply(router, message_bus.AddMatch(changed))
+        await _ask(router, PATH, "Manager", "Subscribe", None, ())
+        while (state := await _get(router, path, "Unit", "ActiveState")) not in ("failed", "inactive"):
+            with trio.move_on_after(WATCH_S):
+                await signals.receive()
+        return state
 
     async def _change(self, method: str, *, until: str, even_failed: bool = False) -> str:
         async def change(router: DBusRouter) -> str:
@@ -151,7 +170,7 @@ async def _get(router: DBusRouter, path: str, interface: str, name: str) -> str:
     return str(value)
 
 
-async def _ask(router: DBusRouter, path: str, interface: str, method: str, signature: str, body: Any) -> Any:
+async def _ask(router: DBusRouter, path: str, interface: str, method: str, signature: str | None, body: Any) -> Any:
     from jeepney import DBusAddress, new_method_call
 
     address = DBusAddress(path, bus_name=BUS, interface=f"{BUS}.{interface}")

@@ -9,6 +9,7 @@ parses: whoever is told observes anew, so that a message that was lost or misrea
 from __future__ import annotations
 
 import errno
+import gc
 import importlib.util
 import ipaddress
 import os
@@ -115,6 +116,10 @@ class Netlink:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ip.close()
+        self._ip = None
+        # It leaves 1,800 objects in cycles each time, and where a router advertises itself that is all day long. Those
+        # that wait for the next collection hold up what the heap has around them, which grows by 2 MB in a day.
+        gc.collect()
 
     def observe(self) -> dict[str, Device]:
         addresses: dict[int, list[SeenAddress]] = {}

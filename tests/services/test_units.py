@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
-from jeepney import HeaderFields, Message, MessageType, message_bus, new_error, new_method_return
-from jeepney.io.trio import DBusConnection, open_dbus_connection
+from jeepney import (
+    DBusAddress,
+    HeaderFields,
+    Message,
+    MessageType,
+    message_bus,
+    new_error,
+    new_method_return,
+    new_signal,
+)
+from jeepney.io.trio import DBusConnection, DBusRouter, open_dbus_connection
 
 from appliance.host import units
-from appliance.host.units import BUS, Unit, systemd_runs
+from appliance.host.units import BUS, Unit, UnitError, systemd_runs
 
 NAME = "posthouse-dnsmasq.service"
 CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
@@ -24,7 +33,7 @@ CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configurat
 
 class FakeSystemd:
     """`states`: unit -> its ActiveState in turn at each look, the last stays; `job`: how often its job is found until
-    it is done; `refuse`: what it says instead."""
+    it is done; `refuse`: what it says instead. `looks`: at a unit's state so far."""
 
     def __init__(self) -> None:
         self.states: dict[str, list[str]] = {}
@@ -32,7 +41,10 @@ class FakeSystemd:
         self.refuse = ""
         self.job = 3
         self.silent = False
+        self.looks = 0
+        self.subscribers = 0
         self.daemon: trio.Process | None = None
+        self.connection: DBusConnection | None = None
 
     async def run(self, connection: DBusConnection) -> None:
         while True:
@@ -58,14 +70,32 @@ class FakeSystemd:
             if name == "LoadState":
                 return new_method_return(message, "v", (("s", "loaded" if unit in self.states else "not-found"),))
             states = self.states[unit]
+            self.looks += 1
             return new_method_return(message, "v", (("s", states.pop(0) if len(states) > 1 else states[0]),))
         if member == "LoadUnit":
             unit = message.body[0].replace("-", "_").replace(".", "_")
             return new_method_return(message, "o", (f"/org/freedesktop/systemd1/unit/{unit}",))
+        if member == "Subscribe":
+            self.subscribers += 1
+            return new_method_return(message)
         self.asked.append((member, *message.body))
         if self.refuse:
             return new_error(message, "org.freedesktop.DBus.Error.AccessDenied", "s", (self.refuse,))
         return new_method_return(message, "o", ("/org/freedesktop/systemd1/job/1",))
+
+    async def change(self, unit: str, *states: str) -> None:
+        """As systemd says it to who has subscribed."""
+        self.states[unit] = list(states)
+        path = "/org/freedesktop/systemd1/unit/" + unit.replace("-", "_").replace(".", "_")
+        emitter = DBusAddress(path, interface=units.PROPERTIES)
+        said = (f"{BUS}.Unit", {"ActiveState": ("s", states[0])}, [])
+        assert self.connection and self.subscribers
+        await self.connection.send(new_signal(emitter, "PropertiesChanged", "sa{sv}as", said))
+
+    async def wait_looks(self, count: int) -> None:
+        with trio.fail_after(10):
+            while self.looks < count:
+                await trio.sleep(0.01)
 
 
 @pytest.fixture
@@ -92,7 +122,7 @@ async def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     fake = FakeSystemd()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fake.run, connection)
-        fake.daemon = daemon
+        fake.daemon, fake.connection = daemon, connection
         yield fake
         nursery.cancel_scope.cancel()
     await connection.aclose()
@@ -170,11 +200,70 @@ async def test_a_bus_that_goes_away(systemd: FakeSystemd) -> None:
         assert "the system bus is gone" in await Unit(NAME).start()
 
 
-async def test_one_that_ends(systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_ends(systemd: FakeSystemd) -> None:
+    """Systemd says so: it is asked only then, over one connection."""
+    systemd.states[NAME] = ["active"]
+    why: list[str] = []
+
+    async def wait() -> None:
+        why.append(await Unit(NAME).wait_ended())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await systemd.wait_looks(1)
+        for n, state in enumerate(("activating", "active", "deactivating"), 2):
+            await systemd.change("another.service", "failed")
+            await systemd.change(NAME, state)
+            await systemd.wait_looks(n)
+        await systemd.change(NAME, "failed")
+        with trio.fail_after(10):
+            while not why:
+                await trio.sleep(0.01)
+    assert (why, systemd.looks, systemd.subscribers) == ([f"{NAME} is failed"], 5, 1)
+
+
+async def test_one_that_has_ended_before(systemd: FakeSystemd) -> None:
+    systemd.states[NAME] = ["inactive"]
+    with trio.fail_after(10):
+        assert await Unit(NAME).wait_ended() == f"{NAME} is inactive"
+
+
+async def test_one_that_ends_and_nobody_says_so(systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "WATCH_S", 0.01)
     systemd.states[NAME] = ["active", "active", "activating", "active", "failed"]
     with trio.fail_after(10):
         assert await Unit(NAME).wait_ended() == f"{NAME} is failed"
+    assert systemd.subscribers == 1
+
+
+async def test_one_that_ends_while_the_bus_is_lost(systemd: FakeSystemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "AGAIN_S", 0.01)
+    systemd.states[NAME] = ["active"]
+    lost = 0
+    with_systemd = units._with_systemd
+
+    async def once_more(work: Callable[[DBusRouter], Awaitable[str]]) -> str:
+        nonlocal lost
+        if lost == 3:  # it is there again, and another one
+            return "failed"
+        try:
+            return await with_systemd(work)
+        except UnitError:
+            lost += 1
+            raise
+
+    monkeypatch.setattr(units, "_with_systemd", once_more)
+
+    async def kill() -> None:
+        await systemd.wait_looks(1)
+        assert systemd.daemon
+        systemd.daemon.kill()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kill)
+        with trio.fail_after(10):
+            assert await Unit(NAME).wait_ended() == f"{NAME} is failed"
+    assert lost == 3
 
 
 async def test_no_bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
