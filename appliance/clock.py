@@ -73,8 +73,8 @@ class Seen:
     guess: float | None = None
 
     def as_bytes(self) -> bytes:
-        """One line of JSON."""
-        return json.dumps({"seen": round(self.wall, 3), "boot_id": self.boot_id, "guess": self.guess}).encode() + b"\n"
+        """JSON, in one line."""
+        return json.dumps({"seen": round(self.wall, 3), "boot_id": self.boot_id, "guess": self.guess}).encode()
 
     @classmethod
     def parse(cls, data: bytes) -> Seen:

@@ -28,6 +28,7 @@ from appliance.storage.committer import Committer
 from appliance.storage.disk import Disk
 from appliance.storage.paths import StatePaths, lock_folders
 from appliance.storage.redo import RedoDisk
+from appliance.storage.slots import SlotFile
 from appliance.transport import self_signed
 from appliance.transport.listen import parse_address
 from appliance.transport.tls import server_context
@@ -66,6 +67,7 @@ class Core:
         self.committer = Committer(self.disk, self.paths.root)
         self.ledger = Ledger(self.committer, self.paths)
         self.ledger.open()
+        self._seen = SlotFile(plain, self.paths.clock)
         self.clock.begin(self._last_seen())
         self.spool = Spool(self.paths, self.disk, self.committer, self.clock)
         self.spool.recover()
@@ -89,14 +91,16 @@ class Core:
     def _last_seen(self) -> Seen:
         """By the record of it or, where there is none, by the last call."""
         try:
-            return Seen.parse(self.paths.clock.read_bytes())
+            # The first versions' is one line, and no slots.
+            return Seen.parse(self._seen.read() or self.paths.clock.read_bytes())
         except (OSError, ValueError):
             calls = self.ledger.calls()[-1:]
             return Seen(max((unix(call["ended"] or call["started"]) for call in calls), default=0.0))
 
     def keep_seen(self, seen: Seen) -> None:
-        """Puts the time on stable storage: the next start begins no earlier. Blocks; raises OSError."""
-        self.disk.replace_file(self.paths.clock, seen.as_bytes())
+        """Puts the time on stable storage: the next start begins no earlier. Within a batch of the committer's, which
+        has nothing to flush for it: this disk has no redo log (`storage.slots`). Blocks; raises OSError."""
+        self._seen.write(seen.as_bytes())
 
     async def make_snapshot(self) -> None:
         """For a backup: the state as it is between two batches. Raises OSError."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ClockPart", "Timekeeper"]
 
 KEEP_S: Final = 3600.0
-"""So often the time is put on stable storage: some 8 KB a time on a card, and nobody misses an hour of those that a
+"""So often the time is put on stable storage: a block of a card a time, and nobody misses an hour of those that a
 power cut took."""
 LOOK_S: Final = 0.5
 """Between two looks at chrony while a call waits for the time."""

@@ -18,8 +18,11 @@ import trio
 
 from appliance import app
 from appliance.app import Core, House
+from appliance.clock import Seen
 from appliance.config.load import load
+from appliance.storage.disk import Disk
 from appliance.storage.paths import unlock
+from appliance.storage.slots import SlotFile
 from appliance.supervisor import CrashLoop
 from fakes.config import HASH, SITE
 from fakes.notify import NotifySocket
@@ -89,10 +92,30 @@ def test_the_last_time_seen_outlives_a_kill(file: Path, start: Start, ahead: flo
             time.sleep(0.05)
         process.kill()
         process.wait(WAIT)
-        seen = json.loads(record.read_bytes())
+        seen = json.loads(SlotFile(Disk(), record).read() or b"")
         assert (status["clock_trusted"], seen["guess"] is None) == (not ahead, not ahead)
         assert began + ahead <= seen["seen"] < began + ahead + 120
     assert time.time() < began + 5 * 86400  # root's clock is left alone
+
+
+def test_to_keep_the_time_writes_nothing_else(file: Path) -> None:
+    """No redo log, which a checkpoint of the whole file system would follow: it is done every hour."""
+    core = Core(load(file))
+    try:
+        core.keep_seen(Seen(time.time()))  # makes the file
+        core.disk.begin_batch()
+        core.keep_seen(Seen(time.time() + 86400))
+        core.disk.make_durable(core.disk.end_batch(), core.paths.root)
+        assert not core.disk.dirty
+    finally:
+        core.close()
+        unlock(core.locks)
+    again = Core(load(file))
+    try:
+        assert not again.clock.trusted  # it has been seen later
+    finally:
+        again.close()
+        unlock(again.locks)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
