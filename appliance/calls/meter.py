@@ -69,6 +69,8 @@ class Meter:
         self._line, self._connected = line, None
         billed = self._metering.billed.get(line)
         if billed is None:
+            if not self._dialled.cost:
+                self._dialled = FREE  # what a line before it has not cost is nothing in no money
             return self._dialled, Decimal(0)
         what, left = self._metering.estimates[line], self._left()
         expected = price(billed, at.wall, what.seconds, what.volume).cost
@@ -77,9 +79,11 @@ class Meter:
 
     def after_dial(self, outcome: Outcome | None, dialled: Mark, now: Mark) -> Charge:
         """Of a dial that did not connect; None: it was given up before it had an outcome."""
-        billed = self._metering.billed.get(self._line)
+        billed = self._billed
         if billed is not None and (outcome is None or may_cost(outcome)):
             self._dialled = self._add(billed, dialled, dialled.seconds_until(now), 0)
+        elif billed is not None and not self._dialled.tariff:  # nothing, and that in money: the line is not free
+            self._dialled = Charge(currency=billed.tariff.currency, tariff=billed.tariff.name)
         return self._dialled
 
     # ---- while it is up

@@ -34,7 +34,7 @@ def money(amount: str, currency: str) -> str:
 def as_text(report: Mapping[str, Any], *, block: str = "#") -> str:
     """Tables by month, day and user, with bars of `block` for the cost (calls, where a line is free)."""
     if not report["total"]:
-        return "no call has ended yet"
+        return "no call has been connected yet, or has cost anything"
     out = [f"{report['since']} to {report['until']}"]
     for name, part, title in PARTS:
         rows = report[part][-DAYS:] if part == "days" else report[part]

@@ -4,6 +4,10 @@ The traffic is drawn from a fixed seed. Heavy is 29 messages sent and 81 receive
 Radicati counted in companies in 2003; medium a quarter of it, light a quarter of that. Sizes are log-normal, which fits
 all but the tail (Shah and Noble, A study of e-mail patterns, 2007), with a median of `MEDIAN` bytes; one in a hundred is
 above 110 KB. What is received above `fetch_limit` comes as a stub.
+
+Beside each rate stands what no schedule can be below: one call's set-up and the bytes of the busier direction at the
+line's rate, in units of the day and of the night. On the slowest line that alone is more than a tenth, so it is
+reckoned there with COMPRESS too, for what comes in: as if all of it were text, and as if all were attachments.
 """
 
 from __future__ import annotations
@@ -16,7 +20,10 @@ import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PEOPLE: Final = 12
 SEED: Final = 6
@@ -39,6 +46,14 @@ SCHEDULES: Final = {
     "once, by night": '[schedule]\nat = ["23:30"]\nmax_call = "8h"\n',
 }
 RATES: Final = (2400, 9600, 33600)
+OVERHEAD_S: Final = 20.0
+"""Of a call, as `simulate` has it."""
+UNITS: Final = {"by day": 180.0, "by night": 240.0}
+"""Seconds that `PRICE` pays for."""
+PRICE: Final = 10
+COMPRESS: Final = {"": 1.0, "COMPRESS, text": 0.25, "COMPRESS, files": 0.76}
+"""What comes in by IMAP with COMPRESS=DEFLATE, as a share of itself: text as `scripts/bench line` measures it, and the
+base64 of what can't be compressed."""
 CONFIG: Final = """[site]
 name = "harbour"
 timezone = "Asia/Tokyo"
@@ -55,8 +70,12 @@ periods = [ { days = "mon-fri", from = "08:00", to = "23:00", unit = "180s", pri
 """
 
 
-def traffic(volume: str) -> list[tuple[datetime, str, str, int, str]]:
-    """Time, direction, user, size, priority; in the order of their times."""
+Row = tuple[datetime, str, str, int, str]
+"""Time, direction, user, size, priority."""
+
+
+def traffic(volume: str) -> list[Row]:
+    """In the order of their times."""
     chance = random.Random(SEED)
     sent, received = VOLUMES[volume]
     rows = []
@@ -96,29 +115,50 @@ def bench() -> None:
                 f"  {'bit/s':>6} {'':16}{'calls':>7}{'cost':>7}{'calls':>7}{'cost':>7}{'ratio':>8}{'ratio':>8}"
                 f"{'out waits':>11}{'in waits':>10}{'left':>6}"
             )
-            listing = folder / "traffic.csv"
-            lines = [f"{at.isoformat()},{way},{user},{size},{priority}" for at, way, user, size, priority in rows]
-            listing.write_text("time,direction,user,size,priority\n" + "\n".join(lines) + "\n")
             for rate in RATES:
-                for schedule, text in SCHEDULES.items():
-                    (folder / "posthouse.toml").write_text(CONFIG + text)
-                    _row(schedule, rate, *_simulated(folder, rate))
+                each = _each(folder, rows, rate)
+                for compress, share in COMPRESS.items() if rate == min(RATES) else [("", 1.0)]:
+                    carried = _compressed(rows, share)
+                    least = ", ".join(f"{bound(carried, rate, s) / each:.3f} {unit}" for unit, s in UNITS.items())
+                    print(f"  {rate:6} {compress or 'as it is'}: the bytes alone cost {least}")
+                    for schedule in SCHEDULES:
+                        _row(schedule, rate, each, len(rows), _simulated(folder, carried, rate, schedule)[1])
 
 
-def _simulated(folder: Path, rate: int) -> list[dict[str, Any]]:
+def bound(rows: Sequence[Row], rate: int, unit_s: float) -> int:
+    """What no schedule can be below: one call for all, whose set-up and bytes fill each unit of `unit_s`."""
+    most = max(sum(size for _, way, _, size, _ in rows if way == direction) for direction in ("out", "in"))
+    return math.ceil((OVERHEAD_S + most / (rate / 10)) / unit_s) * PRICE
+
+
+def _compressed(rows: Sequence[Row], share: float) -> list[Row]:
+    return [(at, way, user, round(size * share) if way == "in" else size, p) for at, way, user, size, p in rows]
+
+
+def _each(folder: Path, rows: Sequence[Row], rate: int) -> float:
+    """The cost of a call for each, of mail as it is."""
+    return float(_simulated(folder, rows, rate, next(iter(SCHEDULES)))[0]["cost"])
+
+
+def _simulated(folder: Path, rows: Sequence[Row], rate: int, schedule: str) -> list[dict[str, Any]]:
+    """The rows of `posthouse simulate`: a call for each, and ours."""
+    (folder / "posthouse.toml").write_text(CONFIG + SCHEDULES[schedule])
+    lines = [f"{at.isoformat()},{way},{user},{size},{priority}" for at, way, user, size, priority in rows]
+    (folder / "traffic.csv").write_text("time,direction,user,size,priority\n" + "\n".join(lines) + "\n")
     command = [
         sys.executable, "-m", "appliance", "simulate", "--json", "--rate", str(rate),
-        "--config", str(folder / "posthouse.toml"), "--traffic", str(folder / "traffic.csv"),
+        "--overhead", str(OVERHEAD_S), "--config", str(folder / "posthouse.toml"),
+        "--traffic", str(folder / "traffic.csv"),
     ]  # fmt: skip
-    rows: list[dict[str, Any]] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return rows
+    made: list[dict[str, Any]] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return made
 
 
-def _row(schedule: str, rate: int, each: dict[str, Any], ours: dict[str, Any]) -> None:
-    calls, cost = ours["calls"] / each["calls"], float(ours["cost"]) / float(each["cost"])
+def _row(schedule: str, rate: int, each_cost: float, each_calls: int, ours: dict[str, Any]) -> None:
+    calls, cost = ours["calls"] / each_calls, float(ours["cost"]) / each_cost
     waits = [f"{ours['waits'][way]['mean_s'] / 3600:.1f} h" for way in ("out", "in")]
     print(
-        f"  {rate:6} {schedule:16}{each['calls']:7}{each['cost']:>7}{ours['calls']:7}{ours['cost']:>7}"
+        f"  {rate:6} {schedule:16}{each_calls:7}{each_cost:7.0f}{ours['calls']:7}{ours['cost']:>7}"
         f"{calls:8.3f}{cost:8.3f}{waits[0]:>11}{waits[1]:>10}{ours['left']:6}",
         flush=True,
     )

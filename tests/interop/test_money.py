@@ -6,6 +6,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from appliance.lab.exchange import Progress
+from appliance.lab.laboratory import NUMBER
+
 from . import clients, corpus
 from .product import Site, quick_lab, running
 from .providers import HOST, AioSmtp
@@ -40,3 +43,36 @@ def test_tariff_and_budget(tmp_path: Path, second_provider: AioSmtp) -> None:
             report = site.ask("report")
             assert [(r["calls"], r["cost"], r["sent"], r["each_cost"]) for r in report["total"]] == [(3, "33", 2, "22")]
             assert {u["user"]: u["sent"] for u in report["users"]} == {"": 0, "hanako": 2}
+
+
+def test_what_nobody_answers_costs_nothing_and_is_not_dialled_at_once_again(
+    tmp_path: Path, second_provider: AioSmtp
+) -> None:
+    with quick_lab(profile={12: 10, 7: 1}) as lab:  # S7: it waits a second for the answer
+        site = Site(
+            tmp_path, lab, users=("hanako",), smtp_target=(HOST, second_provider.port), more=MONEY,
+            line={"tariff": "t", "attempts": 3, "country": "jp"}, schedule={"retry": ["1m"]},
+        )  # fmt: skip
+        with running(site):
+            lab.lab.access.answers = False
+            done = site.cli("dial")
+            assert (done.returncode, done.stdout) == (1, "no-answer\n")
+            assert done.stderr == f"posthouse: call 1 to {NUMBER} failed: nobody answered; dialled 3 times\n"
+            (call,) = site.calls()
+            shown = ("outcome", "dials", "connected", "units", "cost", "currency")
+            assert [call[k] for k in shown] == ["no-answer", 3, None, 0, "0", "JPY"]
+            assert site.cli("report").stdout.startswith("no call has been connected yet")
+            mail = corpus.make("plain", "x", "hanako@harbour.example", ["b@far.example"], extra=b"Priority: urgent\r\n")
+            clients.by_smtplib(site.smtp, mail, site.login("hanako"), tmp_path)
+            site.kill()  # the ledger's dials count over a restart too
+            site.start()
+            rule = "redial rules: country jp allows two redials within three minutes; 0570000111 again at "
+            line = site.status()["line"]
+            assert (line["state"], line["reason"], line["number"]) == ("failed", "by-hand", NUMBER)
+            assert line["next_call_reason"].startswith("urgent: 1 urgent message waits; ")
+            assert rule in line["next_call_reason"] and line["next_call"] is not None
+            for how in ([], ["--force"]):
+                refused = site.cli("dial", *how)
+                assert refused.returncode == 1 and refused.stderr.startswith(f"posthouse: {rule}"), refused.stderr
+            assert "spent" not in line["next_call_reason"], "nothing of the 25 JPY is gone"
+        assert [r.progress for r in lab.lab.exchange.records] == [Progress.NO_ANSWER] * 3

@@ -19,8 +19,9 @@ from appliance.call import Dialled, JobReport, OpenCall, Outcome, Prospect, Reas
 from appliance.calls.budget import Estimate
 from appliance.calls.caller import Caller, CallRefused
 from appliance.calls.cycle import Cycle, Way
+from appliance.calls.entry import FREE, Charge
 from appliance.calls.ledger import Ledger
-from appliance.calls.meter import Metering
+from appliance.calls.meter import Meter, Metering
 from appliance.calls.tariff import Billed
 from appliance.config.model import Bearer, Budget, Line, Period, Schedule, Tariff, Window
 from appliance.storage.disk import Disk
@@ -32,6 +33,7 @@ from fakes.line import BLOCK, FakeLine
 UTC = ZoneInfo("UTC")
 CONFIG = Line(name="pstn", numbers=("111",), bearer=Bearer.NONE, attempts=2, redial_wait_s=1.0, tariff="t")
 TARIFF = Tariff(name="t", currency="JPY", periods=(Period(unit_s=60.0, price=Decimal(10)),), setup=Decimal(1))
+ESTIMATE = Estimate(100.0, 0)
 VOLUME = Tariff(name="t", currency="USD", volume_unit_bytes=1000, volume_price=Decimal("0.50"))
 
 Run = Callable[[OpenCall], Awaitable[JobReport]]
@@ -103,7 +105,7 @@ class Bench:
             tell=lambda text: None,
             metering=Metering(
                 billed={line.name: Billed(tariff, UTC) for line in lines},
-                estimates={line.name: Estimate(100.0, 0) for line in lines},
+                estimates={line.name: ESTIMATE for line in lines},
                 left=Decimal(left) if left else None,
             ),
             **options,
@@ -140,7 +142,23 @@ async def test_what_a_dial_costs(
     bench: Bench, autojump_clock: MockClock, outcome: Outcome, cost: str, units: int
 ) -> None:
     call = await bench.call(FakeLine(dials=[outcome]))
-    assert (call["dials"], call["cost"], call["units"]) == (2, cost, units)
+    assert (call["dials"], call["cost"], call["units"], call["currency"]) == (2, cost, units, "JPY")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "then"), [(Outcome.NO_ANSWER, FREE), (Outcome.NO_CARRIER, Charge(1, Decimal(11), "JPY", "t"))]
+)
+def test_a_free_line_behind_one_that_is_not(outcome: Outcome, then: Charge) -> None:
+    meter, at = (
+        Meter(Metering(billed={"pstn": Billed(TARIFF, UTC)}, estimates={"pstn": ESTIMATE}), lambda: 0),
+        FakeClock(),
+    )
+    meter.before_dial("pstn", at.now())
+    charge = meter.after_dial(outcome, at.now(), at.now())
+    assert (charge.cost, charge.currency) == (then.cost, "JPY")
+    meter.before_dial("lan", at.now())
+    meter.connected(at.now())
+    assert meter.so_far(at.now()) == then
 
 
 async def test_a_dial_that_was_given_up_may_have_been_answered(bench: Bench, autojump_clock: MockClock) -> None:
