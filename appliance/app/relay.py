@@ -219,7 +219,17 @@ class RelayPart:
             causes_calls=config.schedule.connection_request,
             moment=self._moment,
             line_budget=self._line_budget,
+            call_for=self._call_for,
         )
+
+    def _call_for(self, seconds: float) -> tuple[float | None, str]:
+        """As `relay.why` asks: what holds the call is behind its cause."""
+        now, caller = self._house.core.clock.now().wall, self._house.caller_or_none
+        if caller is None:
+            return seconds, ""
+        call = caller.call_for_connection(now + seconds)
+        _, _, held = call.reason.partition("; ")
+        return None if call.at is None else max(0.0, call.at - now), held or call.reason
 
     def _moment(self, seconds: float) -> str:
         """That far from now, as a person reads it at the site."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
@@ -29,6 +29,7 @@ from appliance.call import LineState, NextCall, Reason
 from appliance.calls import recurrence
 from appliance.calls.budget import CIRCUIT_LEAST_BYTES, CIRCUIT_LEAST_S, NO_BUDGET
 from appliance.calls.cycle import Cycle, Way, free, state_after
+from appliance.calls.dialling import CallRefused, Dialling, Told
 from appliance.calls.entry import Spending
 from appliance.calls.meter import Metering
 from appliance.calls.policy import Decision, Requests, Settings, Times, WayOut, affordable, decide, estimates, purse
@@ -56,29 +57,6 @@ STALLED_S: Final = 120.0
 STOPPING: Final = "the service that dials is stopping"
 PROGRESS_LINES: Final = 500
 """Lines of progress kept of a call and buffered for a watcher; a slow one loses lines and never stalls a call."""
-
-
-class CallRefused(Exception):
-    """The policy refuses a call by hand; the text says why, and until when."""
-
-
-@dataclass(eq=False)
-class Dialling:
-    """A call that was asked for or is under way. `done` is set at its end; then `entry` is its, or `refused` says why
-    there was none. `force`: it passes the budget."""
-
-    done: trio.Event = field(default_factory=trio.Event)
-    entry: Entry | None = None
-    refused: str = ""
-    force: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """A line of a call's progress, and the state of the phone line at that moment."""
-
-    state: LineState
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +181,13 @@ class Caller:
         if due is not None and schedule.windows and self._clock.trusted:
             due = recurrence.next_open(schedule.windows, zone, due)
         return None if due is None else due - now
+
+    def call_for_connection(self, at: float) -> NextCall:
+        """The first call that a connection request would have which wants one from that moment on (Unix seconds); at
+        `None` there is none, and the reason says why."""
+        if self._under_way is not None:
+            return NextCall(at, "a call is under way")
+        return self._decide(Requests(connection_request=True, connection_at=at)).next
 
     def line_budget(self) -> float | None:
         """In how many seconds a connection request may have the line that the budget does not give it now, `inf` where

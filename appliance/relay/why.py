@@ -7,7 +7,7 @@ It must not know sockets or calls; it looks at the directory and the peers, and 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from appliance.relay.request import PATH_LIMIT, takes_line
 
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from appliance.relay.directory import Directory
     from appliance.relay.peers import Peers
 
+    CallFor = Callable[[float], tuple[float | None, str]]
+
 __all__ = ["why"]
+
+SLACK_S: Final = 1.0
+"""A call that is held for less is made when it is wanted."""
 
 
 def why(
@@ -30,9 +35,11 @@ def why(
     causes_calls: bool,
     moment: Callable[[float], str],
     line_budget: Callable[[], float | None] = lambda: None,
+    call_for: CallFor = lambda seconds: (seconds, ""),
 ) -> str:
     """`is_account`: it may log in here; `causes_calls`: `schedule.connection_request`; `moment(seconds)`: that far from
-    now, in words; `line_budget` as in `Requests`."""
+    now, in words; `line_budget` as in `Requests`; `call_for(seconds)`: the call that a request would have which wants
+    one so far from now: in how many seconds, None for never, and why it is then."""
     call = f"a call of {name}"
     found, row = directory.find(name), directory.row(name)
     rival = directory.conflict(name)
@@ -50,7 +57,7 @@ def why(
     if takes_line(found) and (seconds := line_budget()) is not None:
         if math.isinf(seconds):
             return f"{call} is refused (line-budget): the line's budget does not allow it{conflict}"
-        wait = _wait(True, seconds, causes_calls, moment)
+        wait = _wait(True, seconds, causes_calls, moment, call_for)
         return (
             f"{call} is refused (line-budget): the line's budget is used up until {moment(seconds)}; {wait}{conflict}"
         )
@@ -70,7 +77,7 @@ def why(
         reason = f"the line to {row['relay']}{by} is down by plan since {since}{back}"
     else:
         reason = _lost(peers, row["relay"], by, since)
-    wait = _wait(found.by_call, found.back_in, causes_calls, moment)
+    wait = _wait(found.by_call, found.back_in, causes_calls, moment, call_for)
     return f"{call} is refused ({presence}): {reason}; {wait}{conflict}"
 
 
@@ -83,10 +90,17 @@ def _lost(peers: Peers, owner: str, by: str, since: str) -> str:
     return f"the way to {owner}{by} is lost since {since}"
 
 
-def _wait(by_call: bool, back_in: float | None, causes_calls: bool, moment: Callable[[float], str]) -> str:
+def _wait(
+    by_call: bool, back_in: float | None, causes_calls: bool, moment: Callable[[float], str], call_for: CallFor
+) -> str:
     if not by_call:
         return "made with --wait it rings when that is over"
     if not causes_calls:
         return "made with --wait it rings in a later call (schedule.connection_request is off)"
-    at = f"at {moment(back_in)}" if back_in else "now"
-    return f"made with --wait it causes a call {at}"
+    wanted = back_in or 0.0
+    seconds, why = call_for(wanted)
+    if seconds is None:
+        return f"made with --wait it rings in a later call, and none is planned ({why})"
+    at = f"at {moment(seconds)}" if seconds > 0 else "now"
+    held = f" ({why})" if why and seconds > wanted + SLACK_S else ""
+    return f"made with --wait it causes a call {at}{held}"

@@ -141,6 +141,27 @@ async def test_retry_ladder_and_its_end(tmp_path: Path, autojump_clock: MockCloc
     assert [o for _, o, _ in site.calls] == ["busy", "busy", "no-answer", "complete"]
 
 
+async def test_the_call_that_a_connection_request_would_have(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """As the policy has it: behind a dial that nobody answered not at once."""
+    schedule = replace(OFF, connection_request=True, retry_s=(60.0,))
+    site = Site(tmp_path, autojump_clock)
+    site.line = FakeLine(dials=[Outcome.NO_ANSWER, Outcome.LOGIN_REFUSED])
+    site.caller = site.make(schedule, "us")
+    now = site.clock.now().wall
+    assert site.caller.call_for_connection(now).at == near(now)
+    assert site.caller.call_for_connection(now + 600).at == near(now + 600)
+    async with site.serving():
+        await site.caller.dial()
+        now = site.clock.now().wall
+        held = site.caller.call_for_connection(now)
+        assert held.at == near(now + 60) and "; retry after 1 failed call: not before " in held.reason
+        assert site.caller.call_for_connection(now + 600).at == near(now + 600)
+        await site.caller.dial()
+        assert site.caller.call_for_connection(now).at is None
+        assert "the provider refused the login" in site.caller.call_for_connection(now).reason
+        assert len(site.calls) == 2, "it was only asked what would be"
+
+
 async def test_by_hand_failure_causes_no_call(tmp_path: Path, autojump_clock: MockClock) -> None:
     site = Site(tmp_path, autojump_clock)
     site.line = FakeLine(dials=[Outcome.BUSY])

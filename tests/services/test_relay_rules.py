@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from appliance.relay.registry import LOST, OFFLINE, ONLINE, REMOVED, Registry, S
 from appliance.relay.routes import Routes
 from appliance.relay.why import why
 from fakes.relay_house import KEYS, House, chain, house
+
+CallFor = Callable[[float], tuple[float | None, str]]
 
 FP = KEYS["other"].fingerprint
 PEER = (RelayPeer(name="peer1", secret="s", connect="never"),)
@@ -378,6 +381,13 @@ async def test_a_request_that_waits_wants_the_line_when_the_other_side_is_back(t
         text = explain(h, "far2", causes_calls=True)
         assert text.startswith("a call of far2 is refused (lost): the link to peer1 is lost since")
         assert text.endswith("made with --wait it causes a call now")
+        held: CallFor = lambda seconds: (max(seconds, 90.0), "redial rules")  # noqa: E731
+        assert explain(h, "far2", causes_calls=True, call_for=held).endswith("causes a call at T+90 (redial rules)")
+        assert explain(h, "far2", causes_calls=True, budget=90.0, call_for=held).endswith("causes a call at T+90")
+        never: CallFor = lambda seconds: (None, "the provider refused the login")  # noqa: E731
+        assert explain(h, "far2", causes_calls=True, call_for=never).endswith(
+            "it rings in a later call, and none is planned (the provider refused the login)"
+        )
         assert explain(h, "far2", budget=3600.0) == (
             "a call of far2 is refused (line-budget): the line's budget is used up until T+3600; made with --wait it rings in a "
             "later call (schedule.connection_request is off)"
@@ -392,12 +402,19 @@ async def test_a_request_that_waits_wants_the_line_when_the_other_side_is_back(t
         )
 
 
-def explain(h: House, name: str, *, causes_calls: bool = False, budget: float | None = None) -> str:
+def explain(
+    h: House,
+    name: str,
+    *,
+    causes_calls: bool = False,
+    budget: float | None = None,
+    call_for: CallFor = lambda seconds: (seconds, ""),
+) -> str:
     server = h.server
     return why(
         server.directory, server.peers, name, site=server.site, is_account=name in server.enrolment.passwords,
         causes_calls=causes_calls, moment=lambda seconds: f"T{seconds:+.0f}",
-        line_budget=lambda: budget,
+        line_budget=lambda: budget, call_for=call_for,
     )  # fmt: skip
 
 
