@@ -274,12 +274,23 @@ def test_allowed_imports_are_not_found() -> None:
     assert file_writes(tree) == []
 
 
-def test_the_command_line_loads_no_room() -> None:
-    """`posthouse --help` on a terminal's PC must neither need nor pay for the appliance's rooms."""
-    program = "import appliance.cli, sys; print(*sorted(sys.modules), sep='\\n')"
-    loaded = subprocess.run(
+def loaded_by(module: str) -> list[str]:
+    program = f"import {module}, sys; print(*sorted(sys.modules), sep='\\n')"
+    return subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
     ).stdout.split()
+
+
+def test_an_appliance_without_a_relay_server_loads_none() -> None:
+    """Nor pyroute2, where it has no interfaces: a board's start and its memory pay for each of them."""
+    loaded = loaded_by("appliance.app")
+    assert "appliance.mail.office" in loaded
+    assert [m for m in loaded if any(under(m, h) for h in ("appliance.relay", "pyroute2"))] == []
+
+
+def test_the_command_line_loads_no_room() -> None:
+    """`posthouse --help` on a terminal's PC must neither need nor pay for the appliance's rooms."""
+    loaded = loaded_by("appliance.cli")
     heavy = [f"appliance.{room}" for room in (*ROOMS, "app", "lab", "console", "terminal", "control")]
     outside = ["serial", "systemd", "pyroute2", "prompt_toolkit", "cryptography", "trio"]
     assert "appliance.cli" in loaded

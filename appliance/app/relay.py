@@ -2,6 +2,9 @@
 
 Accounts, devices, permissions and limits are taken over while it runs, so that a new account ends nobody's connection;
 another address or name needs the server anew.
+
+The room itself is imported only where there is a relay server to run: it is a tenth of what all imports take a board at
+its start.
 """
 
 from __future__ import annotations
@@ -21,13 +24,6 @@ from appliance.config.passwords import verify_password
 from appliance.control.server import ControlError
 from appliance.modem.device import addresses
 from appliance.protocol.names import is_name, no_name
-from appliance.relay.calling import LineCircuits, PeerCall
-from appliance.relay.identity import device_identity, own_identity, server_context
-from appliance.relay.listener import bare
-from appliance.relay.records import Records
-from appliance.relay.server import RECORDS, RelayServer
-from appliance.relay.slice_files import SliceFiles
-from appliance.relay.why import why
 from appliance.transport.listen import Address, open_listeners, parse_address
 
 if TYPE_CHECKING:
@@ -39,6 +35,9 @@ if TYPE_CHECKING:
     from appliance.config.model import Config
     from appliance.control.server import Progress
     from appliance.relay.identity import Identity
+    from appliance.relay.records import Records
+    from appliance.relay.server import RelayServer
+    from appliance.relay.slice_files import SliceFiles
 
 __all__ = ["RelayPart"]
 
@@ -71,6 +70,9 @@ class RelayPart:
         return (config.site.name, relay.listen, relay.peer, secrets, *kept)
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        from appliance.relay.identity import server_context
+        from appliance.relay.server import RelayServer
+
         house = self._house
         core, config = house.core, house.config
         site = config.site.name
@@ -115,6 +117,8 @@ class RelayPart:
         """Of a call: a link to each peer that is linked by calls, and what circuits come of them, or come in."""
         if self.slice(config) is None:
             return []
+        from appliance.relay.calling import LineCircuits, PeerCall
+
         names = [peer.name for peer in config.relay.peer if peer.connect == "call" and peer.address]
         back_in, max_call_s = self._house.caller.back_in, config.schedule.max_call_s
         peers = [PeerCall(name, lambda: self._server, back_in, max_call_s) for name in names]
@@ -122,6 +126,8 @@ class RelayPart:
 
     def _over_line(self, sock: socket.socket) -> bool:
         """Whether a connection has come in over the line of the call that is up."""
+        from appliance.relay.listener import bare
+
         caller = self._house.caller_or_none
         device = caller.device if caller is not None else ""
         return bool(device) and bare(sock.getsockname()[0]) in addresses(device)
@@ -207,6 +213,8 @@ class RelayPart:
 
     async def why(self, arguments: Mapping[str, Any], progress: Progress) -> str:
         """`posthouse why NAME`."""
+        from appliance.relay.why import why
+
         name, server, config = _name(arguments), self._server, self._house.config
         if server is None:
             return f"a call of {name} is refused (not-registered): this Posthouse is no relay server"
@@ -282,6 +290,11 @@ def _raise_file_limit() -> None:
 def _stored(core: Core, config: Config) -> tuple[Identity, dict[str, Records], SliceFiles, dict[str, Identity]]:
     """Our certificate, what the relay server keeps of itself and of the others, the devices' certificates. Blocks;
     raises OSError."""
+    from appliance.relay.identity import device_identity, own_identity
+    from appliance.relay.records import Records
+    from appliance.relay.server import RECORDS
+    from appliance.relay.slice_files import SliceFiles
+
     keys, folder = core.paths.keys, core.paths.relay
     identity = own_identity(core.disk, keys, KEY, config.site.name)
     records = {n: Records(core.disk, core.committer, folder / n) for n in RECORDS}
