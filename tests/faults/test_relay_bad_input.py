@@ -191,7 +191,9 @@ async def rough(tmp_path: Path, state: str, frames: int) -> None:
     print(f"POSTHOUSE_SEED={SEED}")
     async with attacked(tmp_path) as (h, bystander):
         client: Client | None = None
-        for _ in range(frames):
+        for number in range(frames):
+            if not number % 100:  # as often as a terminal that is there says something
+                await bystander.lives()
             if client is None:
                 client = await reach(h, state)
             kind = chance.choice(KINDS if chance.random() < 0.3 else list(GOOD))
