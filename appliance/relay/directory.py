@@ -149,7 +149,7 @@ class Directory:
         return route.state, route.since, route.back, path
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        for name in tuple(self.peers.registry.owners_of):
+        for name in self.peers.registry.names():
             row = self.row(name)
             if row is not None:
                 yield row

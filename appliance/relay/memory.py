@@ -61,6 +61,7 @@ class Memory:
                     self.registry.publish(key[2:], presence, since, counter, services, bytes.fromhex(digits))
                 case _:
                     events.emit(events.NOT_UNDERSTOOD, file=self._records.path, what=key)
+        self._records.let_go()  # the registry has them
 
     def keep_epoch(self, epoch: int, then: Callable[[], None]) -> None:
         """Our epoch is to be this one; `then` once that is on the disk."""

@@ -103,7 +103,7 @@ class Peers:
         for name, neighbour in self.routes.neighbours.items():
             peer = self.all[name]
             peer.ever, peer.since, peer.back = True, neighbour.since, neighbour.back
-        self.merged(tuple(self.registry.owners_of))
+        self.merged(self.registry.names())
 
     def greet(self, connection: Connection, name: str) -> None:
         """A `hello` with the role of a relay server has come."""

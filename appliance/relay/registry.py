@@ -115,7 +115,7 @@ class Registry:
     def __init__(self, me: str, epoch: int) -> None:
         self.me = me
         self.slices: dict[str, Slice] = {me: Slice(me, epoch)}
-        self.owners_of: dict[str, tuple[str, ...]] = {}
+        self._others: dict[str, tuple[str, ...]] = {}  # name -> the other owners that have it
         self._raised = -RAISE_AGAIN_S
         self._next = 0
 
@@ -135,7 +135,6 @@ class Registry:
         # One that was removed may have been dropped by others already: they must hear all of it.
         static = old.static if same and old is not None and old.presence != REMOVED else own.seq
         own.entries[name] = Entry(name, own.seq, counter, presence, now, tuple(services), fingerprint, static)
-        self._list(self.me, name)
 
     def set_presence(self, name: str, presence: int, now: float) -> None:
         """Of one of our own that is there."""
@@ -176,8 +175,14 @@ class Registry:
     # ---- looking
     def of(self, name: str) -> Iterator[tuple[str, Entry]]:
         """(owner, entry) of every owner that has it."""
-        for owner in self.owners_of.get(name, ()):
+        if (entry := self.own.entries.get(name)) is not None:
+            yield self.me, entry
+        for owner in self._others.get(name, ()):
             yield owner, self.slices[owner].entries[name]
+
+    def names(self) -> tuple[str, ...]:
+        """All that anybody has."""
+        return tuple(dict.fromkeys((*self.own.entries, *self._others)))
 
     def have(self) -> dict[str, list[int]]:
         """The body of `have`."""
@@ -295,16 +300,16 @@ class Registry:
         self._unlist(s.owner, name)
 
     def _list(self, owner: str, name: str) -> None:
-        owners = self.owners_of.get(name, ())
+        owners = self._others.get(name, ())
         if owner not in owners:
-            self.owners_of[name] = (*owners, owner)
+            self._others[name] = (*owners, owner)
 
     def _unlist(self, owner: str, name: str) -> None:
-        owners = tuple(o for o in self.owners_of.get(name, ()) if o != owner)
+        owners = tuple(o for o in self._others.get(name, ()) if o != owner)
         if owners:
-            self.owners_of[name] = owners
+            self._others[name] = owners
         else:
-            self.owners_of.pop(name, None)
+            self._others.pop(name, None)
 
 
 def _parts(entries: list[Entry]) -> Iterator[list[Entry]]:

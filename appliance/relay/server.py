@@ -222,7 +222,8 @@ class RelayServer:
     def configure(self, config: Relay) -> None:
         """Takes over what may change while it runs: accounts, their permissions, and the limit of idleness."""
         self.directory.configure(config)
-        self.enrolment.passwords = {account.name: account.password for account in config.account}
+        # Interned here, a name that comes in a frame is this one and no second string.
+        self.enrolment.passwords = {sys.intern(account.name): account.password for account in config.account}
         self.circuits.idle_limit_s = config.idle_limit_s
         for name in [n for n in self.terminals.online if n not in self.enrolment.passwords]:
             self.terminals.forget(name)

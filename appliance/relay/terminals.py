@@ -21,6 +21,7 @@ same certificate always replaces the older, which is a ghost; one with another c
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -163,7 +164,7 @@ class Terminal:
             self._refused("certificate or proof")
             return
         self.certificate, self.fingerprint = certificate, fingerprint
-        self.counter, self.services = counter, tuple(map(sys.intern, services))
+        self.counter, self.services = counter, _shared(tuple(map(sys.intern, services)))
         if self._set.enrolment.fingerprint(self.name) == fingerprint and self.name in self._set.enrolment.passwords:
             self._enrolled()
         elif password is None:
@@ -238,6 +239,12 @@ KINDS: Final = frozenset(
      "route", "invite", "ready", "waiting", "unavailable", "welcome", "table", "error", "joined")
 )  # fmt: skip
 """Types that there are; others are `unknown-type`."""
+
+
+@functools.lru_cache(maxsize=256)
+def _shared(services: tuple[str, ...]) -> tuple[str, ...]:
+    """The same for all who offer the same, which most terminals of a site do."""
+    return services
 
 
 def _is_counter(value: object) -> bool:

@@ -38,6 +38,9 @@ class Stored:
     def items(self) -> list[tuple[str, dict[str, Any]]]:
         return list(self.values.items())
 
+    def let_go(self) -> None:
+        """What the next life of the site will want to know stays."""
+
     async def put(self, key: str, value: dict[str, Any]) -> None:
         self.values[key] = value
 

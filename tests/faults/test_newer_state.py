@@ -284,6 +284,26 @@ async def test_what_only_a_newer_version_knows_of_terminals_stays(
     assert records().get("pc11") == {"certificate": "ab"}
 
 
+async def test_what_has_been_let_go_of_is_written_anew_from_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records_module, "SPARE_LINES", 5)
+    disk, file = Disk(), tmp_path / "table"
+    records = functools.partial(Records, disk, Inline(disk), file)
+    await records().put("e/pc11", {"counter": 3})
+    strange = add(file, {"moon": 0.5})
+    known = records()
+    known.let_go()
+    for n in range(20):
+        await known.put("e/pc12", {"counter": n})
+        await known.put("e/pc13", {"counter": n})
+    await known.forget("e/pc13")
+    assert set(known._values.values()) == {b""}  # nothing of them stays in memory
+    data = file.read_bytes()
+    assert data.count(b"\n") < 20 and strange in data  # written anew
+    assert dict(records().items()) == {"e/pc11": {"counter": 3}, "e/pc12": {"counter": 19}}
+
+
 async def test_an_entry_of_our_table_that_only_a_newer_version_knows_stays(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
