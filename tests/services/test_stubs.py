@@ -18,7 +18,7 @@ from appliance.mail.stubs import Stubs, StubTerms, token_of
 from appliance.mail.upstream.stub import make_stub
 from fakes.fetching import House, house, message
 from fakes.imap import ALL, ImapProvider
-from fakes.provider import Pop3Provider, run_job
+from fakes.provider import Pop3Provider, Wire, run_job
 
 TERMS = StubTerms(limit=20_000, domain="harbour.example", hostname="harbour.harbour.example")
 Server = Pop3Provider | ImapProvider
@@ -212,6 +212,31 @@ async def test_a_crash_between_the_stub_and_its_record(tmp_path: Path, kind: str
         await fetched(home, server)
         assert len(home.inbox.messages) == 1
         assert [k.state.value for k in home.record.known.values()] == ["stub"]
+
+
+async def test_first_lines_and_whole_messages_are_asked_for_in_one_flight(tmp_path: Path) -> None:
+    async with site(tmp_path, "pop3") as home:
+        use(home)
+        server = Pop3Provider(mails={"u0": large(1), "u1": message(1), "u2": large(2), "u3": message(2)})
+        behind: list[bytes] = []
+        session = server.session
+
+        async def watched(wire: Wire) -> None:
+            def answer(verb: str, argument: str) -> None:
+                if verb == "TOP":
+                    behind.append(wire.buffer)
+
+            server.answer = answer
+            await session(wire)
+
+        server.session = watched  # type: ignore[method-assign]
+        await fetched(home, server)
+        assert [b.split(b"\r\n")[:-1] for b in behind] == [
+            [b"TOP 1 20", b"RETR 4", b"RETR 2"],
+            [b"RETR 4", b"RETR 2"],
+        ]
+        assert [k.startswith("stub") for k, _ in home.inbox.delivered] == [True, True, False, False]
+        assert sorted(server.mails) == ["u0", "u2"]
 
 
 async def test_a_server_without_top(tmp_path: Path) -> None:

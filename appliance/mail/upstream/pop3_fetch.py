@@ -60,7 +60,8 @@ the slowest line."""
 
 
 class Pop3Fetch:
-    """`_asked`: the messages whose RETR is out, in order; `_most`: bytes above which a message stays upstream."""
+    """`_asked`: the messages whose RETR is out, in order; `_looked_at`: those whose TOP is; `_most`: bytes above which
+    a message stays upstream."""
 
     def __init__(
         self,
@@ -85,6 +86,7 @@ class Pop3Fetch:
             account, user, inbox, record, call, name, memory, clock, stubs, self._on_kept, resumes=False
         )
         self._asked: deque[Listed] = deque()
+        self._looked_at: dict[int, Listed] = {}
         self._deleting: dict[int, str] = {}  # number -> unique-id
 
     async def run(self) -> None:
@@ -102,9 +104,7 @@ class Pop3Fetch:
 
     async def _converse(self, nursery: trio.Nursery) -> None:
         try:
-            wanted = self._possible(await self._decide(await self._list()))
-            await self._make_stubs([m for m in wanted if self._intake.leaves(m)])
-            await self._fetch([m for m in wanted if not self._intake.leaves(m)], nursery)
+            await self._fetch(self._possible(await self._decide(await self._list())), nursery)
             if not self._intake.failure:
                 await self._quit()
         except SessionFailed as error:
@@ -290,27 +290,25 @@ class Pop3Fetch:
         self._delete(message, uid)
 
     # ---- fetching
-    async def _make_stubs(self, messages: list[Listed]) -> None:
-        waiting = deque(messages)
-        asked: dict[int, Listed] = {}
-        while waiting or asked:
-            while waiting and len(asked) < HEADERS_ASKED:
-                message = waiting.popleft()
-                self._client.top(message.number, STUB_LINES)
-                asked[message.number] = message
-            for event in await self._session.events():
-                if isinstance(event, pop3.Header):
-                    await self._intake.stub(asked.pop(event.number), event.data or b"")
-
     async def _fetch(self, wanted: list[Listed], nursery: trio.Nursery) -> None:
-        waiting = deque(wanted)
+        """The first lines of what stays upstream, and behind them in the same flight what comes whole."""
+        stubs = deque(m for m in wanted if self._intake.leaves(m))
+        waiting = deque(m for m in wanted if not self._intake.leaves(m))
         while not self._intake.failure:
-            while waiting and (not self._asked or sum(m.size for m in self._asked) < WINDOW + self._asked[0].size):
+            while stubs and len(self._looked_at) < HEADERS_ASKED:
+                message = stubs.popleft()
+                self._client.top(message.number, STUB_LINES)
+                self._looked_at[message.number] = message
+            while (
+                not stubs
+                and waiting
+                and (not self._asked or sum(m.size for m in self._asked) < WINDOW + self._asked[0].size)
+            ):
                 message = waiting.popleft()
                 if self._intake.expect(message):
                     self._client.retrieve(message.number)
                     self._asked.append(message)
-            if not self._asked:
+            if not self._asked and not self._looked_at:
                 break
             for event in await self._session.events():
                 await self._on_event(event, nursery)
@@ -318,6 +316,8 @@ class Pop3Fetch:
 
     async def _on_event(self, event: pop3.Event, nursery: trio.Nursery) -> None:
         match event:
+            case pop3.Header(number, head):
+                await self._intake.stub(self._looked_at.pop(number), head or b"")
             case pop3.BodyData(_, data):
                 if not self._intake.within:
                     self._intake.begin(self._asked[0])
