@@ -214,16 +214,25 @@ async def test_a_crash_between_the_stub_and_its_record(tmp_path: Path, kind: str
         assert [k.state.value for k in home.record.known.values()] == ["stub"]
 
 
-async def test_first_lines_and_whole_messages_are_asked_for_in_one_flight(tmp_path: Path) -> None:
-    async with site(tmp_path, "pop3") as home:
+@pytest.mark.parametrize(
+    ("protocol", "asked", "together"),
+    [
+        ("pop3", ("TOP", "1 20"), [b"RETR 4", b"RETR 2"]),
+        ("imap-old", ("FETCH", "1,3 (UID BODY.PEEK[HEADER]"), [b"UID FETCH 2,4 (UID BODY.PEEK[])"]),
+    ],
+)
+async def test_beginnings_and_whole_messages_are_asked_for_in_one_flight(
+    tmp_path: Path, protocol: str, asked: tuple[str, str], together: list[bytes]
+) -> None:
+    async with site(tmp_path, protocol) as home:
         use(home)
-        server = Pop3Provider(mails={"u0": large(1), "u1": message(1), "u2": large(2), "u3": message(2)})
+        server = provider(protocol, large(1), message(1), large(2), message(2))
         behind: list[bytes] = []
         session = server.session
 
         async def watched(wire: Wire) -> None:
             def answer(verb: str, argument: str) -> None:
-                if verb == "TOP":
+                if verb == asked[0] and argument.startswith(asked[1]):
                     behind.append(wire.buffer)
 
             server.answer = answer
@@ -231,12 +240,12 @@ async def test_first_lines_and_whole_messages_are_asked_for_in_one_flight(tmp_pa
 
         server.session = watched  # type: ignore[method-assign]
         await fetched(home, server)
-        assert [b.split(b"\r\n")[:-1] for b in behind] == [
-            [b"TOP 1 20", b"RETR 4", b"RETR 2"],
-            [b"RETR 4", b"RETR 2"],
-        ]
+        (flight,) = behind
+        for line, wanted in zip(flight.split(b"\r\n"), together, strict=False):
+            assert line.endswith(wanted), flight
+        assert flight.count(b"\r\n") == len(together)
         assert [k.startswith("stub") for k, _ in home.inbox.delivered] == [True, True, False, False]
-        assert sorted(server.mails) == ["u0", "u2"]
+        assert list(server.mails.values()) == [large(1), large(2)]
 
 
 async def test_a_server_without_top(tmp_path: Path) -> None:

@@ -110,8 +110,8 @@ class _Asked:
 
 class ImapFetch:
     """`_asked`: the FETCHes that are out; `_waiting`: what is not asked for yet; `_window`: bytes of messages that are
-    asked for at once; `_alone`: names of messages that are not asked for with others; `_next`: above every UID that was
-    looked at."""
+    asked for at once; `_looked_at`: those whose beginnings are asked for; `_alone`: names of messages that are not
+    asked for with others; `_next`: above every UID that was looked at."""
 
     def __init__(
         self,
@@ -135,6 +135,7 @@ class ImapFetch:
             account, user, inbox, record, call, name, memory, clock, stubs, lambda message, uid: None, resumes=True
         )
         self._asked: deque[_Asked] = deque()
+        self._looked_at: dict[int, _Wanted] = {}
         self._gone: list[str] = []  # another client deleted them
         self._next = 0
         self._window = WINDOW
@@ -164,8 +165,7 @@ class ImapFetch:
                 return
             wanted = await self._decide()
             self._compress()
-            await self._make_stubs([m for m in wanted if self._intake.leaves(m)])
-            await self._fetch([m for m in wanted if not self._intake.leaves(m)], nursery)
+            await self._fetch(wanted, nursery)
             if not self._intake.failure:
                 await self._finish()
         except SessionFailed as error:
@@ -360,24 +360,21 @@ class ImapFetch:
                 await self._intake.stub_is_there(_Wanted(m.uid, name, m.size))
 
     # ---- fetching
-    async def _make_stubs(self, messages: list[_Wanted]) -> None:
-        for i in range(0, len(messages), STUBS_TOGETHER):
-            group = {m.number: m for m in messages[i : i + STUBS_TOGETHER]}
-            self._client.beginnings(list(group), STUB_OCTETS)
-            while group:
-                for event in await self._session.events():
-                    if isinstance(event, imap.Header):
-                        await self._intake.stub(group.pop(event.uid), event.data or b"")
-
     async def _fetch(self, wanted: list[_Wanted], nursery: trio.Nursery) -> None:
-        self._waiting.extend(wanted)
+        """The beginnings of what stays upstream, and behind them in the same flight what comes whole."""
+        stubs = [m for m in wanted if self._intake.leaves(m)]
+        self._waiting.extend(m for m in wanted if not self._intake.leaves(m))
         self._window = WINDOW * PACKED if self._client.compresses else WINDOW
         while not self._intake.failure:
+            if stubs and not self._looked_at:
+                self._looked_at = {m.number: m for m in stubs[:STUBS_TOGETHER]}
+                del stubs[:STUBS_TOGETHER]
+                self._client.beginnings(list(self._looked_at), STUB_OCTETS)
             # By what has not come, not by FETCHes that were answered: Dovecot answers all that it was asked at once,
             # and only when the last of them is done.
-            while self._waiting and sum(asked.size for asked in self._asked) < self._window:
+            while not stubs and self._waiting and sum(asked.size for asked in self._asked) < self._window:
                 self._ask()
-            if not self._asked:
+            if not self._asked and not self._looked_at:
                 break
             for event in await self._session.events():
                 await self._on_event(event, nursery)
@@ -410,6 +407,8 @@ class ImapFetch:
 
     async def _on_event(self, event: imap.Event, nursery: trio.Nursery) -> None:
         match event:
+            case imap.Header(uid, head):
+                await self._intake.stub(self._looked_at.pop(uid), head or b"")
             case imap.BodyBegin(uid, origin, size):
                 await self._begin(next(a.left[uid] for a in self._asked if uid in a.left), origin, size)
             case imap.BodyData(_, data):
