@@ -73,7 +73,9 @@ def emit(event: Event, /, **fields: object) -> None:
     if not _log.isEnabledFor(event.level):
         return
     cleaned = {k: "none" if v is None else clean(v) for k, v in fields.items()}
-    given = {**_around.get(), **{k: v for k, v in cleaned.items() if v and fields[k] is not None}}
+    given = {k: v for k, v in cleaned.items() if v and fields[k] is not None}
+    if known := _around.get():
+        given = {**known, **given}
     # What `Logger.log` does, at half its cost: a relay server tells of thousands of circuits.
     caller = sys._getframe(1)
     code = caller.f_code

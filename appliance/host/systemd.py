@@ -68,8 +68,20 @@ def _stderr_is_journal() -> bool:
 class _Cleaned(logging.Formatter):
     """Also what other libraries log, and tracebacks, can be shown."""
 
+    _shown = 0, ""
+
     def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(clean(line, LINE_LIMIT) for line in super().format(record).split("\n"))
+        text = super().format(record)
+        if "\n" not in text:
+            return clean(text, LINE_LIMIT)
+        return "\n".join(clean(line, LINE_LIMIT) for line in text.split("\n"))
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """Made once for all entries of a second: a relay server tells of thousands."""
+        second, shown = self._shown
+        if second != int(record.created):
+            second, shown = self._shown = int(record.created), super().formatTime(record, datefmt)
+        return shown
 
 
 class _JournalHandler(logging.Handler):

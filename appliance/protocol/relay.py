@@ -56,7 +56,11 @@ class FrameError(RemoteProtocolError):
 
 def encode(kind: str, body: Mapping[str, Any] | None = None) -> bytes:
     """One frame. Raises LocalProtocolError for one that is too large."""
-    content = msgpack.packb([kind, {k: v for k, v in (body or {}).items() if v is not None}])
+    if body is None:
+        body = {}
+    elif None in body.values():
+        body = {key: value for key, value in body.items() if value is not None}
+    content = msgpack.packb([kind, body])
     if len(content) > FRAME_LIMIT:
         raise LocalProtocolError(f"a frame {kind} of {len(content)} bytes")
     return _LENGTH.pack(len(content)) + bytes(content)

@@ -490,7 +490,7 @@ def keep_alive(sock: socket.socket) -> None:
 
 def _socket_call(fd: int, call: Callable[[socket.socket], T]) -> T | None:
     """Something that only a socket object can do. An error (None) is that of a connection that has broken already."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=fd)
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)  # all given: the kernel need not be asked
     try:
         return call(sock)
     except OSError:

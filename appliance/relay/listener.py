@@ -42,6 +42,8 @@ ACCEPTS: Final = 64
 """In a turn."""
 ACCEPT_PAUSE_S: Final = 0.1
 TLS, FRAME = 0x16, 0x00
+_peeked: Final = memoryview(bytearray(PEEK_BYTES))
+"""One for all: what is in it has been looked at before the next look."""
 
 
 class Listener:
@@ -176,7 +178,7 @@ class _Newcomer:
     def _look(self) -> bool:
         """-> whether it is over."""
         try:
-            data = self._sock.recv(PEEK_BYTES, socket.MSG_PEEK)
+            data = bytes(_peeked[: self._sock.recv_into(_peeked, PEEK_BYTES, socket.MSG_PEEK)])
         except BlockingIOError:
             return False
         except OSError:
