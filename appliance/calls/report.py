@@ -5,8 +5,8 @@ Theory of operation. A call counts on the local day on which it connected. Its c
 users whose messages it carried, in proportion to their bytes; those of a call without a message are nobody's ("").
 A call that never connected counts only by what its dials may have cost.
 
-Beside what was paid stands what the same messages would have cost with a call for each: as long as the line's shortest
-overhead and the message's own bytes take at that call's rate, by the tariff of the line now, without free minutes.
+Beside what was paid stands what the same messages would have cost with a call for each: the line's least overhead, in
+time and in bytes, and the message's own bytes at that call's rate, by the tariff of the line now, without free minutes.
 A call per request would also look for mail where there is none; that is left out, so what is saved is rather more.
 """
 
@@ -97,7 +97,7 @@ def report(entries: Iterable[Entry], tariffs: Mapping[str, Tariff], zone: ZoneIn
             continue
         shares = _shares(entry)
         each = {
-            user: _each_cost(entry, share, tariffs.get(entry.line), zone, overheads.get(entry.line))
+            user: _each_cost(entry, share, tariffs.get(entry.line), zone, overheads.get(entry.line, _Overhead()))
             for user, share in shares.items()
         }
         day = datetime.fromtimestamp((entry.connected or entry.started).wall, zone).date().isoformat()
@@ -149,13 +149,24 @@ def _parts(shares: Mapping[str, Share], cost: Decimal) -> dict[str, tuple[float,
     return {user: (parts[user], costs[user]) for user in parts}
 
 
-def _overheads(entries: Sequence[Entry]) -> dict[str, float]:
-    """Line -> the shortest time that one of its calls took beyond its bytes."""
-    out: dict[str, float] = {}
+@dataclass(frozen=True, slots=True)
+class _Overhead:
+    """What a call costs that carries nothing: seconds beyond its bytes, and bytes beyond those of its messages."""
+
+    seconds: float = DEFAULT_OVERHEAD_S
+    volume: int = 0
+
+
+def _overheads(entries: Sequence[Entry]) -> dict[str, _Overhead]:
+    """Line -> the least that one of its calls had."""
+    out: dict[str, _Overhead] = {}
     for entry in entries:
         if entry.connected is not None and entry.tally.moved:
-            seconds = max(0.0, entry.duration_s - (entry.tally.bytes_in + entry.tally.bytes_out) / _bytes_s(entry))
-            out[entry.line] = min(seconds, out.get(entry.line, seconds))
+            whole = entry.tally.bytes_in + entry.tally.bytes_out
+            seconds = max(0.0, entry.duration_s - whole / _bytes_s(entry))
+            volume = max(0, whole - sum(s.bytes_in + s.bytes_out for s in _shares(entry).values()))
+            least = out.get(entry.line, _Overhead(seconds, volume))
+            out[entry.line] = _Overhead(min(seconds, least.seconds), min(volume, least.volume))
     return out
 
 
@@ -163,11 +174,11 @@ def _bytes_s(entry: Entry) -> float:
     return entry.rate / 10 if entry.rate else DEFAULT_BYTES_S
 
 
-def _each_cost(entry: Entry, share: Share, tariff: Tariff | None, zone: ZoneInfo, overhead_s: float | None) -> Decimal:
+def _each_cost(entry: Entry, share: Share, tariff: Tariff | None, zone: ZoneInfo, overhead: _Overhead) -> Decimal:
     """Of a call for each of these messages, all of the same size."""
     messages = share.sent + share.fetched
     if tariff is None or not messages or entry.connected is None:
         return Decimal(0)
-    size = (share.bytes_in + share.bytes_out) // messages
-    seconds = (DEFAULT_OVERHEAD_S if overhead_s is None else overhead_s) + size / _bytes_s(entry)
+    size = (share.bytes_in + share.bytes_out) // messages + overhead.volume
+    seconds = overhead.seconds + size / _bytes_s(entry)
     return messages * price(Billed(tariff, zone), entry.connected.wall, seconds, size).cost

@@ -83,12 +83,19 @@ def test_by_user_in_proportion_to_bytes() -> None:
 
 
 def test_a_call_for_each_message() -> None:
-    """The shortest overhead of a call that moved something is 23 s, that of 30 s with 6,720 bytes; a message of 6,400
-    bytes then takes 30 s: one unit. So does each other; 61 s are two."""
+    """The shortest overhead of a call that moved something is 23 s, that of 30 s with 6,720 bytes, and 1,920 bytes; a
+    message of 6,400 bytes then takes 32 s: one unit. So does each other; 61 s are two."""
     assert rows("total", "each_cost") == [("60",)]
     long = call(0, {"hanako": Share(2, 0, bytes_out=2 * 960 * 60)}, seconds=124, cost="30")
     assert rows("total", "each_calls", "each_cost", of=made(long)) == [(2, "40")]
     assert rows("total", "each_cost", of=report(CALLS, {}, TOKYO)) == [("0",)]
+
+
+@pytest.mark.parametrize(("size", "cost"), [(8320, "0.5"), (8321, "1")])
+def test_a_call_for_each_message_by_volume_has_a_calls_own_bytes_too(size: int, cost: str) -> None:
+    volume = Tariff(name="t", currency="USD", volume_unit_bytes=10_240, volume_price=Decimal("0.50"))
+    one = call(0, {"hanako": Share(1, 0, bytes_out=size)})
+    assert report([one], {"pstn": volume}, TOKYO)["total"][0]["each_cost"] == cost
 
 
 def test_what_is_not_counted() -> None:
