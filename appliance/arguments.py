@@ -130,7 +130,10 @@ def parser(given: Sequence[str]) -> argparse.ArgumentParser:
         from appliance.config.arguments import add_user_arguments
 
         add_user_arguments(user, common)
-    verb("console", "a shell to look at the site, work its line and edit its configuration")
+    console = verb("console", "a shell to look at the site, work its line and edit its configuration")
+    console.add_argument(
+        "--unlocked", action="store_true", help="ask for the password only when nobody has typed for console.idle"
+    )
     verb("passwd", "make the string for `password` in the configuration")
     return top
 

@@ -93,12 +93,6 @@ def _run(arguments: argparse.Namespace) -> int:
     config = _load(arguments)
     if config is None:
         return USAGE
-    from appliance.config.unbuilt import unbuilt
-
-    missing = unbuilt(config)
-    if missing:
-        print("\n".join(missing), file=sys.stderr)
-        return USAGE
     from appliance.app import run
 
     return run(config, _config_file(arguments), debug=arguments.debug)
@@ -171,7 +165,7 @@ def _user(arguments: argparse.Namespace) -> int:
 def _console(arguments: argparse.Namespace) -> int:
     from appliance.console.shell import main as console
 
-    return console(_config_file(arguments), main)
+    return console(_config_file(arguments), main, unlocked=arguments.unlocked)
 
 
 def _backup(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("posthouse", deadline=None)  # a busy machine is no fault
+settings.load_profile("posthouse")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -79,7 +79,6 @@ def test_the_architecture_names_every_part() -> None:
 def test_the_example_of_a_configuration_is_right(tmp_path: Path) -> None:
     """The one in docs/operating.md, with a password and its secrets, passes the check."""
     from appliance.config.load import load
-    from appliance.config.unbuilt import unbuilt
 
     example = re.search(r"```toml\n(.*?)```", text("docs/operating.md"), re.S)
     assert example
@@ -88,4 +87,4 @@ def test_the_example_of_a_configuration_is_right(tmp_path: Path) -> None:
     secrets = tmp_path / "secrets.toml"
     secrets.write_text('isp = "w"\nsmarthost = "x"\nhanako-isp = "y"\n', encoding="utf-8")
     secrets.chmod(0o600)
-    assert unbuilt(load(tmp_path / "posthouse.toml")) == []
+    load(tmp_path / "posthouse.toml")

@@ -145,7 +145,10 @@ def backup(file: Path, target: str, ask: Callable[[str, dict[str, Any]], tuple[A
         finally:
             unlock(locks)
     except BlockingIOError:
-        return _say("a Posthouse runs on this state and does not answer at its control socket", FAILED)
+        return _say(
+            "a Posthouse runs on this state and does not answer at its control socket: it is starting, or it hangs",
+            FAILED,
+        )
     except (OSError, Damaged) as error:
         return _say(_sentence(error), FAILED)
 

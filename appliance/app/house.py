@@ -24,11 +24,11 @@ from appliance.app.lines import CallerPart
 from appliance.app.network import DnsmasqPart, InterfacesPart
 from appliance.app.notices import NoticesPart
 from appliance.app.relay import RelayPart
+from appliance.app.ssh import SshPart
 from appliance.app.status_line import StatusLinePart
 from appliance.app.timekeeping import ClockPart
 from appliance.app.verbs import Verbs
 from appliance.config.load import ConfigErrors, load
-from appliance.config.unbuilt import unbuilt
 from appliance.control.server import serve_control
 from appliance.host.systemd import notify, notify_reloading
 from appliance.host.watchdog import feed, watchdog_s
@@ -93,7 +93,8 @@ class House:
         self.firewall = FirewallPart(self)
         self.imap = ImapPart(self)
         # The firewall first: no interface is up without it.
-        lan = (self.firewall, self.interfaces, DnsmasqPart(self), SmtpPart(self), Pop3Part(self), self.imap)
+        net = (self.firewall, self.interfaces, DnsmasqPart(self))
+        lan = (*net, SmtpPart(self), Pop3Part(self), self.imap, SshPart(self))
         seen = (NoticesPart(self), AlertsPart(self), BoardPart(self), StatusLinePart(self))
         self.parts = (*lan, self.clock, self.relay, CallerPart(self), *seen)
 
@@ -207,8 +208,6 @@ class House:
             config = await trio.to_thread.run_sync(load, self.config_file)
         except ConfigErrors as errors:
             raise _NotTaken(events.RELOAD_REFUSED, errors=str(errors).replace("\n", "; ")) from None
-        if missing := unbuilt(config):
-            raise _NotTaken(events.RELOAD_REFUSED, errors="; ".join(missing))
         site = self.config.site
         fixed = [f"site.{k}" for k in ("name", "state", "runtime") if getattr(site, k) != getattr(config.site, k)]
         if fixed:

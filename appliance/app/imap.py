@@ -23,7 +23,7 @@ from appliance.app.network import RUNTIME_OF_UNIT
 from appliance.host.units import Unit, systemd_runs
 from appliance.mail.lan.dovecot import ImapSettings, configuration, users
 from appliance.network.lan import LanServices
-from appliance.network.neighbour import Child, Neighbour
+from appliance.network.neighbour import Child, Lacking, Neighbour
 from appliance.storage.disk import Disk
 from appliance.transport.listen import parse_address
 
@@ -40,25 +40,6 @@ FOLDER_OF_UNIT: Final = "/run/posthouse-dovecot"
 VERSION_S: Final = 30.0
 """For `dovecot --version`, on a busy board."""
 OLDEST: Final = (2, 3)
-
-
-class _Lacking:
-    """A neighbour that can't be: `start` says why."""
-
-    def __init__(self, why: str) -> None:
-        self._why = why
-
-    async def start(self) -> str:
-        await trio.lowlevel.checkpoint()
-        return self._why
-
-    async def wait_ended(self) -> str:
-        await trio.lowlevel.checkpoint()
-        return self._why
-
-    async def stop(self) -> str:
-        await trio.lowlevel.checkpoint()
-        return ""
 
 
 class ImapPart:
@@ -110,13 +91,13 @@ class ImapPart:
 
         neighbour: Neighbour
         if version is None:
-            neighbour = _Lacking("Dovecot is not installed")
+            neighbour = Lacking("Dovecot is not installed")
         elif version < OLDEST:
-            neighbour = _Lacking(f"Dovecot is older than {OLDEST[0]}.{OLDEST[1]}")
+            neighbour = Lacking(f"Dovecot is older than {OLDEST[0]}.{OLDEST[1]}")
         elif by_unit:
             neighbour = Unit(UNIT)
         elif os.geteuid() == 0:
-            neighbour = _Lacking("Posthouse runs as root, and Dovecot serves no mail of root's: run it as another user")
+            neighbour = Lacking("Posthouse runs as root, and Dovecot serves no mail of root's: run it as another user")
         else:
             disk.mkdir(config.site.runtime / "dovecot")
             command = [program, "-F", "-c", str(file)]

@@ -147,7 +147,10 @@ def _by_ourselves(action: str, given: dict[str, Any], file: Path) -> tuple[Any, 
         print(errors, file=sys.stderr)
         return None, USAGE
     except BlockingIOError:
-        return None, _say("a Posthouse runs on this state and does not answer at its control socket", FAILED)
+        return None, _say(
+            "a Posthouse runs on this state and does not answer at its control socket: it is starting, or it hangs",
+            FAILED,
+        )
     except OSError as error:
         return None, _say(f"{error.filename or file}: {error.strerror}", FAILED)
     try:

@@ -243,6 +243,36 @@ def _alerts(config: Config, faults: Faults) -> None:
         needs(("alerts", "to"), config.alerts.to, "the address that they are sent to", faults)
 
 
+# The console
+
+
+SSH_ADDRESSES: Final = 10
+"""What its server, dropbear, listens on at most (DROPBEAR_MAX_PORTS): it would say nothing of one more."""
+
+
+def ssh_hosts(config: Config) -> tuple[str, ...]:
+    """Where the console is let in over ssh: this host's addresses on the LAN; where none is configured, those of the
+    mail services."""
+    lan = [str(ipaddress.ip_interface(a).ip) for x in config.interface for a in x.addresses]
+    mail = [str(split_listener(listener)[0]) for listener in (*config.mail.smtp, *config.mail.pop3)]
+    return tuple(dict.fromkeys(lan or mail))
+
+
+def _console(config: Config, faults: Faults) -> None:
+    at: KeyPath = ("console", "ssh")
+    if not config.console.ssh:
+        return
+    if not config.console.password:
+        faults.add(at, "would let in whoever asks: there is no console.password", "one, as `posthouse passwd` makes it")
+    places: tuple[KeyPath, ...] = (("interface",), ("mail", "smtp"), ("mail", "pop3"))
+    if not any(faults.under(place) for place in places):
+        hosts = ssh_hosts(config)
+        if not hosts:
+            faults.add(at, "there is no address of this host on the LAN", "addresses of an [[interface]], or mail.smtp")
+        if len(hosts) > SSH_ADDRESSES:
+            faults.add(at, f"this host has {len(hosts)} addresses on the LAN", f"{SSH_ADDRESSES} at most")
+
+
 _RULES: Final[tuple[Callable[[Config, Faults], None], ...]] = (
-    _site, _lines, _schedule, _tariffs, _budget, _interfaces, _listeners, _relay, _alerts,
+    _site, _lines, _schedule, _tariffs, _budget, _interfaces, _listeners, _relay, _alerts, _console,
 )  # fmt: skip

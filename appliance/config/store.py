@@ -31,7 +31,6 @@ from appliance.config.keypath import entry_at, read_value, resolve
 from appliance.config.load import faults_of, load
 from appliance.config.schema import Table, Tables
 from appliance.config.secrets import SECRETS_FILE, Secrets
-from appliance.config.unbuilt import unbuilt
 from appliance.events import clean
 from appliance.storage import journal
 
@@ -203,8 +202,6 @@ class Store:
                 "`config rollback` drops the candidate"
             )
         config = load(self._text, beside=self.file)
-        if missing := unbuilt(config):
-            raise StoreError("; ".join(missing))
         before = self._keep_found(stored, now)
         number = self._keep_revision(text, editor, comment, now)
         if unconfirmed:
@@ -222,8 +219,6 @@ class Store:
         self._disk.mkdir(self._folder)
         self._disk.replace_file(self._text, text.encode())
         config = load(self._text, beside=self.file)
-        if missing := unbuilt(config):
-            raise StoreError("; ".join(missing))
         number = self._keep_revision(text, editor, comment, now)
         self._disk.replace_file(self.file, text.encode(), mode=GROUP_MODE)
         copies.write(self._disk, self.file, text.encode())

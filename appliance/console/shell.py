@@ -20,6 +20,7 @@ from appliance.config.schema import Table
 from appliance.console.history import History, may_be_kept
 from appliance.console.house import Editing, House
 from appliance.console.lock import Lock
+from appliance.console.login_shell import login_shell
 from appliance.console.parse import LineError, argv, choices, parse
 from appliance.console.paths import joined
 from appliance.console.safe import safe
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+WRONG: Final = 2
+"""The exit code of a line that can't be obeyed."""
 BACK_S: Final = 2.0
 """So long after its time a commit that is not confirmed has gone back."""
 AGAIN_S: Final = 30.0
@@ -49,17 +52,20 @@ class _Left(Exception):
     """The person leaves the console."""
 
 
-def main(file: Path, run: Callable[[Sequence[str]], int]) -> int:
-    """Until the person leaves; -> the exit code. `run(arguments)` is the command line; `file` the configuration."""
+def main(file: Path, run: Callable[[Sequence[str]], int], *, unlocked: bool = False) -> int:
+    """Until the person leaves; -> the exit code: where no terminal is, that of the last line. `run(arguments)` is the
+    command line; `file` the configuration; `unlocked`: who sits there is not asked for the password at the begin."""
     interrupts, terminal = Interrupts(), Terminal()
     try:
-        Shell(file, run, terminal, interrupts).sit()
+        shell = Shell(file, run, terminal, interrupts)
+        shell.sit(unlocked=unlocked)
     except _Left:
         pass
     except EOFError:
         with contextlib.suppress(EOFError):
-            terminal.say("")
-    return 0
+            if terminal.is_one:
+                terminal.say("")
+    return 0 if terminal.is_one else shell.code
 
 
 class Shell:
@@ -74,18 +80,25 @@ class Shell:
         self._lock = Lock(file, terminal)
         self._history = History(self._house.state)
         self._editing = Editing()
+        self.code = 0
+        """Of the last line."""
         self._site = "posthouse"
-        self._editor: Editor | None = None
+        self._editor = self._make_editor()
         self._held = ""
         """The beginning of the line about which a `?` was asked, where lines are plain."""
-        if terminal.is_one and can_edit(0):
-            from appliance.console.editor import Editor
 
-            self._editor = Editor(terminal, self._history.lines, self._house.candidates, self._explain)
+    def _make_editor(self) -> Editor | None:
+        """None where lines are plain."""
+        if not (self._terminal.is_one and can_edit(0)):
+            return None
+        from appliance.console.editor import Editor
 
-    def sit(self) -> None:
+        return Editor(self._terminal, self._history.lines, self._house.candidates, self._explain)
+
+    def sit(self, *, unlocked: bool) -> None:
         """Raises EOFError or _Left at the end."""
-        self._lock.open()
+        if not unlocked:
+            self._lock.open()
         self._interruptible(self._greet)
         while True:
             if self._lock.due:
@@ -116,13 +129,17 @@ class Shell:
 
     def _greet(self) -> None:
         status = self._house.ask("status")
+        self._site = self._house.name or self._site
+        self._editing = self._house.editing()
+        if not self._terminal.is_one:
+            return  # a program wants the answers alone
         if status is None:
-            self._terminal.say("no Posthouse runs here: this console works on the stored configuration")
+            self._terminal.say(
+                "no Posthouse runs here, or it is starting: this console works on the stored configuration"
+            )
         else:
             self._terminal.say(f"Posthouse {status['version']} for {status['site']}")
         self._terminal.say("? lists what can be typed, at every word; Ctrl-C stops what was asked for")
-        self._site = self._house.name or self._site
-        self._editing = self._house.editing()
         if (editor := self._editing.editor) is not None and editor != this_editor():
             self._terminal.say(f"{editor} is editing the configuration: `compare` shows what")
 
@@ -170,6 +187,7 @@ class Shell:
         self._held = ""
         if len(line.encode(errors="replace")) > LINE_LIMIT:
             self._terminal.say(f"the line is too long: nothing was done; expected {LINE_LIMIT} bytes at most")
+            self.code = WRONG
             return
         if self._editor is None and line[-1:] in ("?", "\t") and self._explain(line[:-1]):
             self._held = line[:-1]
@@ -189,6 +207,7 @@ class Shell:
 
     def _wrong(self, line: str, error: LineError) -> None:
         """The line, a mark below the word that it is about, and what is wrong with it."""
+        self.code = WRONG
         line = line.rstrip()
         cut = "…" if len(line) > error.at + SHOWN_BEHIND else ""
         self._terminal.say(f"  {line[: error.at + SHOWN_BEHIND]}{cut}\n  {' ' * error.at}^ {error}")
@@ -212,6 +231,8 @@ class Shell:
                 self._save(Path(name))
             case ["@load", name]:
                 self._load(Path(name))
+            case ["@shell"]:
+                self._start_shell()
             case arguments:
                 self._run(arguments, live=parsed.row.live)
 
@@ -254,6 +275,14 @@ class Shell:
         finally:
             sys.stdin = before
 
+    def _start_shell(self) -> None:
+        """Until it ends; what the terminal can do may be another thing then."""
+        with self._terminal.lent():
+            why = login_shell(self._lock.idle_s)
+        if why:
+            self._terminal.say(why)
+        self._editor = self._make_editor()
+
     def _run(self, arguments: Sequence[str], *, live: bool = False) -> int:
         """Runs a verb of the command line and shows what it prints."""
         if live:
@@ -265,6 +294,10 @@ class Shell:
 
     def _call(self, arguments: Sequence[str], out: Any) -> int:
         """-> the exit code of that command line."""
+        self.code = self._ended(arguments, out)
+        return self.code
+
+    def _ended(self, arguments: Sequence[str], out: Any) -> int:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             try:
                 return self._run_verb(["--config", str(self._file), *arguments])

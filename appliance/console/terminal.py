@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import FrameType
 
-__all__ = ["Interrupts", "Terminal", "TimedOut", "can_edit"]
+__all__ = ["IGNORED", "Interrupts", "Terminal", "TimedOut", "can_edit"]
 
 SLOW: Final = {termios.B300, termios.B600, termios.B1200, termios.B2400, termios.B4800, termios.B9600}
 """Redrawing a line of 80 columns takes 80 ms and more at these speeds, at every key."""
@@ -30,6 +30,7 @@ DUMB: Final = frozenset({"", "dumb", "unknown", "network", "dialup"})
 """Names in TERM that promise nothing (terminfo(5))."""
 LINES: Final = 24
 """Of a page where the terminal does not say how high it is."""
+IGNORED: Final = (signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTOU)
 MORE: Final = "-- more: Enter, or q to stop --"
 
 
@@ -49,13 +50,14 @@ def can_edit(fd: int, environ: Mapping[str, str] = os.environ) -> bool:
 
 class Interrupts:
     """Ctrl-C ends what was asked for, never the console: it raises KeyboardInterrupt inside `allowed` alone. The quit
-    and suspend keys do nothing. For the life of the process. `came`: one was taken since that was last set to False."""
+    and suspend keys do nothing, and a program that had the terminal does not stop us when we take it back. For the life
+    of the process. `came`: one was taken since that was last set to False."""
 
     def __init__(self) -> None:
         self._allowed = self.came = False
         signal.signal(signal.SIGINT, self._interrupt)
-        signal.signal(signal.SIGQUIT, signal.SIG_IGN)
-        signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+        for signum in IGNORED:
+            signal.signal(signum, signal.SIG_IGN)
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         if self._allowed:
@@ -100,9 +102,10 @@ class Terminal:
 
     # ---- reading
     def read_line(self, prompt: str, until: float) -> str:
-        """A line without its end, as the kernel lets it be edited; `until` by the monotonic clock. Raises TimedOut,
-        EOFError, KeyboardInterrupt."""
-        self.put(prompt)
+        """A line without its end, as the kernel lets it be edited; `until` by the monotonic clock. A program that types
+        sees no prompt. Raises TimedOut, EOFError, KeyboardInterrupt."""
+        if self.is_one:
+            self.put(prompt)
         while b"\n" not in self._typed:
             ready, _, _ = select.select([0], [], [], max(0.0, min(until - time.monotonic(), 1e6)))
             if not ready:
@@ -161,3 +164,22 @@ class Terminal:
         except OSError:
             return LINES, 80
         return size.lines or LINES, size.columns or 80
+
+    # ---- lent
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """To a program for as long as that takes. It is ours again behind that, as it was but for the line's speed: who
+        has changed that (stty(1)) has changed it on the other side too."""
+        before = termios.tcgetattr(0) if self.is_one else None
+        try:
+            yield
+        finally:
+            if before is not None:
+                with contextlib.suppress(termios.error, OSError):  # nobody is there any more
+                    os.tcsetpgrp(0, os.getpgrp())
+                    before[4:6] = termios.tcgetattr(0)[4:6]
+                    termios.tcsetattr(0, termios.TCSADRAIN, before)
+                with contextlib.suppress(OSError):  # the program's typing counts; the kernel notes it to 8 s
+                    since = time.time() - os.fstat(0).st_atime
+                    self.touched = max(self.touched, time.monotonic() - max(0.0, since))
+            self._typed = b""

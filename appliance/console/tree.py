@@ -112,6 +112,7 @@ ROWS: Final = (
     Row("reboot", "reboot", "restart the board; a call that is up is hung up first", live=True, ask="reboot"),
     Row("factory-reset", "factory-reset --yes", "forget configuration, mail and ledger, and start anew", live=True,
         ask="factory-reset"),
+    Row("start shell", "@shell", "a shell of this host's, for what no verb does; `exit` comes back"),
     Row("help [VERB]", "@help [VERB]", "what can be typed"),
     Row("exit", "@exit", "leave the console; what is not committed stays as it is"),
     Row("quit", "@exit", "the same as exit"),

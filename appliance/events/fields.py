@@ -40,6 +40,7 @@ FIELDS: Final[dict[str, str]] = {
     "folder": "a folder of an IMAP account",
     "found_at": "a path: the serial port at which the modem is now",
     "host": "a server's name, as configured",
+    "host_key": "the fingerprint of the key by which ssh(1) knows this host",
     "hours": "hours",
     "how": "what was done, in words",
     "interface": "an `[[interface]]`; all: the host's state as a whole",

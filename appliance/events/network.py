@@ -124,6 +124,21 @@ IMAP_STARTED = Event(
     "IMAP for the LAN by Dovecot {version} on {addresses}",
     follows="Mail programs read the mailboxes by IMAP.",
 )
+SSH_STARTED = Event(
+    "ssh-started",
+    "bd138063d0d64be1bfd484901573c3ba",
+    INFO,
+    "the console over ssh for {user} on {addresses}, host key {host_key}",
+    follows="Who knows the administrator's password gets to the console from the LAN.",
+)
+SSH_FAILED = Event(
+    "ssh-failed",
+    "d7f684eb5d01491d9d378d10dccd3156",
+    WARNING,
+    "no console over ssh on {addresses}, tried again: {why}",
+    follows="The serial console and everything else go on.",
+    action="Does nothing else hold port 22 there? journalctl -u posthouse-ssh says more.",
+)
 IMAP_FAILED = Event(
     "imap-failed",
     "9a33edb37a974063853c729bf04321ce",

@@ -19,7 +19,7 @@ from appliance.network import child
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Child", "Neighbour"]
+__all__ = ["Child", "Lacking", "Neighbour"]
 
 STOP_S: Final = 5.0
 """For it to end on SIGTERM, then SIGKILL."""
@@ -44,6 +44,25 @@ class Neighbour(Protocol):
     async def stop(self) -> str:
         """It does not run; nothing where it does not. -> "", or why it still does."""
         ...
+
+
+class Lacking:
+    """One that can't be: `start` says why."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    async def start(self) -> str:
+        await trio.lowlevel.checkpoint()
+        return self._why
+
+    async def wait_ended(self) -> str:
+        await trio.lowlevel.checkpoint()
+        return self._why
+
+    async def stop(self) -> str:
+        await trio.lowlevel.checkpoint()
+        return ""
 
 
 class Child:

@@ -50,10 +50,13 @@ class Client:
         self._decoder = relay.Decoder(65536)
 
     @classmethod
-    async def dial(cls, port: int, name: str, *, role: str | None = "terminal", host: str = "127.0.0.1") -> Self:
+    async def dial(
+        cls, port: int, name: str, *, role: str | None = "terminal", host: str = "127.0.0.1", server: str = "127.0.0.1"
+    ) -> Self:
+        """`host`: our own address."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        stream = trio.SSLStream(await trio.open_tcp_stream("127.0.0.1", port, local_address=host), context)
+        stream = trio.SSLStream(await trio.open_tcp_stream(server, port, local_address=host), context)
         await stream.do_handshake()
         client = cls(stream, name)
         if role is not None:
@@ -124,9 +127,11 @@ class PeerClient(Client):
     had: dict[str, list[int]]
 
     @classmethod
-    async def link(cls, port: int, me: str, them: str, **told: Any) -> PeerClient:
+    async def link(
+        cls, port: int, me: str, them: str, *, host: str = "127.0.0.1", server: str = "127.0.0.1", **told: Any
+    ) -> PeerClient:
         """It is up; `told` goes into `peer`. The secret is 32 bytes of 0."""
-        peer = await cls.dial(port, me, role="relay")
+        peer = await cls.dial(port, me, role="relay", host=host, server=server)
         nonce = os.urandom(16)
         proof = relay.peer_proof(bytes(32), "posthouse peer 1", me, them, peer.relay_der, nonce)
         await peer.send("peer", **{"nonce": nonce, "proof": proof, "keepalive": 30, "stays": 0, **told})

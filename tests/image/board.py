@@ -36,6 +36,13 @@ UEFI = {
 }
 """Of Debian's packages ovmf and qemu-efi-aarch64."""
 PROMPT = "root@posthouse:~# "
+ENTER = "Posthouse: press Enter"
+PASSWORD_ASKED = "Administrator's password: "
+PLAIN = r"(?m:^)[a-z0-9][a-z0-9.-]*\*?(?: \[[^\n]*\])?(?: \([^\n]*\))?> \Z"
+EDITED = r"\x1b\[\?2004h\x1b\[\?(1|25)l"
+CONSOLE = f"{PLAIN}|{EDITED}"
+"""`posthouse console` reads a line, a plain one or one edited in place, for which bracketed paste is switched on, as
+bash does too, and what prompt_toolkit sends behind that."""
 
 
 def build(folder: Path) -> Path:
@@ -113,28 +120,52 @@ class Board:
             assert data, f"the machine has ended before it said {pattern}\n{self.said[-6000:]}"
             self.said += self._decode(data).replace("\r", "")
 
-    def log_in(self, *, seconds: float = BOOT_S) -> None:
-        """Until there is a root shell on the console. Where the first start asks its questions, they are left."""
-        found = self.wait(rf"{re.escape(PROMPT)}|Administrator's password: ", seconds=seconds)
-        if found[0] != PROMPT:
-            self._leave(seconds=seconds)
-            self.type("yes\n")
-            self.wait(re.escape(PROMPT), seconds=seconds)
+    def open_console(self, *, seconds: float = BOOT_S) -> str:
+        """Once it has started; -> what the console asks or says first: the prompt of a shell or of itself, or for a
+        password, the administrator's or the first start's first question."""
+        self.wait(ENTER, seconds=seconds)
+        self.type("\r")
+        return self.wait(rf"{re.escape(PROMPT)}|{PASSWORD_ASKED}|{CONSOLE}", seconds=seconds)[0]
+
+    def log_in(self, *, seconds: float = BOOT_S, password: str = "") -> None:
+        """Until there is root's shell on the console. `password`: the administrator's, where there is one; without, the
+        first start's questions are left where they are asked."""
+        found = self.open_console(seconds=seconds)
+        if found == PASSWORD_ASKED and password:
+            self.type(password + "\n")
+            found = self.wait(CONSOLE, seconds=seconds)[0]
+        elif found == PASSWORD_ASKED:
+            found = self.leave_questions(seconds=seconds)
+        if found != PROMPT:
+            self.start_shell(seconds=seconds)
+        else:
+            self._quiet_shell()
+
+    def start_shell(self, *, seconds: float = RUN_S) -> None:
+        """From the console's prompt."""
+        self.type("start shell\r")
+        self.wait(re.escape(PROMPT), seconds=seconds)
+        self._quiet_shell()
+
+    def _quiet_shell(self) -> None:
         self.type("exec sh\n")
         self.type("stty -echo; PS1=; PS2=; export TERM=dumb SYSTEMD_PAGER= SYSTEMD_COLORS=0; cd /\n")
         self.sh("true")
 
-    def _leave(self, *, seconds: float) -> None:
-        """By Ctrl-C, and again where it came before it was heeded: the question is there a moment earlier."""
+    def leave_questions(self, *, seconds: float = BOOT_S) -> str:
+        """By Ctrl-C, and again where it came before it was heeded: the question is there a moment earlier. -> the prompt
+        that there is then."""
         end = time.monotonic() + seconds
         while True:
             self.type("\x03")
             try:
                 self.wait(r"Leave\? .*: ", seconds=AGAIN_S)
-                return
+                break
             except AssertionError:
                 if time.monotonic() > end:
                     raise
+        self.type("yes\n")
+        return self.wait(rf"{re.escape(PROMPT)}|{CONSOLE}", seconds=seconds)[0]
 
     def run(self, command: str, *, seconds: float = RUN_S) -> tuple[int, str]:
         """-> its exit code and what it wrote."""

@@ -1,5 +1,5 @@
 """The first start as the person with the serial cable has it: an image without a configuration, the questions on ttyS0, a
-Posthouse that systemd runs, and from then on the administrator's password before the root shell.
+Posthouse that systemd runs, and from then on the administrator's password before the console.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .board import BOOT_S, PROMPT, Board
+from .board import BOOT_S, CONSOLE, ENTER, PASSWORD_ASKED, PLAIN, PROMPT, Board
 
 pytestmark = [pytest.mark.long, pytest.mark.seconds(2400)]
 
@@ -30,12 +30,13 @@ ANSWERS = (
 
 def test_the_questions_and_then_the_password(start: Callable[..., Board]) -> None:
     board = start()
-    seconds = BOOT_S
+    board.wait(ENTER, seconds=BOOT_S)
+    board.type("\r")
     for prompt, answer in ANSWERS:
-        board.wait(re.escape(prompt), seconds=seconds)
+        board.wait(re.escape(prompt), seconds=SAY_S)
         board.type(answer + "\n")
-        seconds = SAY_S
-    board.log_in(seconds=SAY_S)
+    board.wait(CONSOLE, seconds=SAY_S)  # who has just made the password is not asked for it
+    board.start_shell()
     assert board.sh("systemctl is-active posthouse").strip() == "active"
     assert "harbour" in board.sh("posthouse status")
     assert board.sh("stat -c '%U %a' /etc/posthouse/posthouse.toml /etc/posthouse/secrets.toml").split("\n")[:2] == [
@@ -44,10 +45,13 @@ def test_the_questions_and_then_the_password(start: Callable[..., Board]) -> Non
     board.until("ss -ltn | grep -q 192.168.77.1:25", "SMTP listens on the LAN")
     assert "root on ttyS0  first start" in board.sh("posthouse config revisions")
 
-    begin = len(board.said)
     board.run_no_wait("exit")
-    for answer in ("wrong", PASSWORD):
-        board.wait("Administrator's password: ", seconds=SAY_S)
-        assert PROMPT not in board.said[begin:]
-        board.type(answer + "\n")
-    board.wait(re.escape(PROMPT), seconds=SAY_S)
+    board.wait(CONSOLE, seconds=SAY_S)
+    begin = len(board.said)
+    board.type("exit\r")
+    assert board.open_console(seconds=SAY_S) == PASSWORD_ASKED
+    board.type("wrong\n")
+    board.wait(PASSWORD_ASKED, seconds=SAY_S)
+    assert not re.search(PLAIN, board.said[begin:]) and PROMPT not in board.said[begin:]
+    board.type(PASSWORD + "\n")
+    board.wait(CONSOLE, seconds=SAY_S)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from appliance.config.passwords import hash_password
+
 from .board import Board
 from .boards import READY_S, is_ready, is_well, waits
 
@@ -17,8 +19,11 @@ DOWN = "\x0e"
 """Ctrl-N: the boot loader's next entry."""
 
 
-def ready(board: Board) -> None:
-    board.log_in()
+PASSWORD = "Blau-Kessel-42"
+
+
+def ready(board: Board, password: str = "") -> None:
+    board.log_in(password=password)
     board.until("systemctl is-active --quiet posthouse", "Posthouse is ready", seconds=READY_S)
 
 
@@ -47,9 +52,12 @@ def test_factory_reset_by_command_and_by_stick(start: Callable[..., Board], stic
     is_ready(board)
 
 
-def test_failsafe_gives_a_shell_and_starts_nothing(start: Callable[..., Board], stick: Path) -> None:
+def test_failsafe_gives_the_console_and_starts_nothing(start: Callable[..., Board], stick: Path) -> None:
+    """Also where nobody knows the password any more."""
+    config = stick / "posthouse/posthouse.toml"
+    config.write_text(config.read_text() + f'[console]\npassword = "{hash_password(PASSWORD)}"\n')
     board = start(stick=stick)
-    ready(board)
+    ready(board, PASSWORD)
     board.sh("sync")
     board.close()
     board = start()
@@ -66,5 +74,5 @@ def test_failsafe_gives_a_shell_and_starts_nothing(start: Callable[..., Board], 
     board.sh("sync")
     board.close()
     board = start()
-    ready(board)
+    ready(board, PASSWORD)
     is_well(board)

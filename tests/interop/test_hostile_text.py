@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import trio
 
 from appliance.lab.laboratory import LabThread
 from appliance.lab.modem import Modem
+from fakes.hostile import SAYS, SEEN, steering
 from fakes.ports import free_port
 from fakes.relay_client import Client, PeerClient
 
@@ -29,20 +29,11 @@ from .console import console
 from .product import ROOT, Site, quick_lab, running
 from .providers import wait_until
 
-STEERS = "\x1b]52;c;b3duZWQ=\x07\x1b[2J\x9b31m\x85\x90q\x9c\u202egnp\u2066\u200b\x08\x0c"
-SAYS = f"owned{STEERS}here"
-"""In what is shown the words on both sides of it stand for it: it has come that far."""
-SEEN = re.compile(r"owned.+here")
 SECRET = "00" * 32
 VERBS = (
     "status", "queue", "calls", "lines", "interfaces", "users", "terminals", "peers", "report", "report --csv", "why pc11",
     "modem ATI", "config show", "config compare", "config revisions", "support", "status --json", "queue --json",
 )  # fmt: skip
-
-
-def steering(text: str) -> list[str]:
-    """What a terminal would obey in it, or show turned round or not at all."""
-    return [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs") and c not in "\r\n"]
 
 
 class Smarthost:

@@ -424,7 +424,7 @@ async def test_the_same_file_changes_nothing(running: Running, caplog: pytest.Lo
         (lambda good: good + "nonsense = 1\n", "unknown key"),
         (lambda good: "[[[", "posthouse.toml:1: "),
         (lambda good: None, "can't be read"),
-        (lambda good: good + "[console]\nssh = true\n", "the console over ssh is not built yet"),
+        (lambda good: good + "[console]\nssh = true\n", "there is no console.password"),
     ],
 )
 async def test_a_bad_file_keeps_the_old_configuration(

@@ -176,12 +176,6 @@ def test_a_state_that_can_t_be_used(file: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_what_is_not_built_yet(file: Path) -> None:
-    file.write_text(file.read_text() + "[console]\nssh = true\n")
-    done = posthouse(file, "run")
-    assert (done.returncode, done.stderr) == (2, "console.ssh: the console over ssh is not built yet\n")
-
-
 @pytest.mark.parametrize(
     ("error", "printed"),
     [

@@ -258,16 +258,6 @@ def test_times_are_those_of_the_site(
         time.tzset()
 
 
-def test_what_is_not_built_yet(file: Path, cli: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    file.write_text(file.read_text() + "[console]\nssh = true\n")
-    assert cli("check") == 0
-    assert cli("run") == 2
-    assert capsys.readouterr().err.splitlines() == [
-        "console.ssh: the console over ssh is not built yet",
-    ]
-    assert not (file.parent / "state").exists()
-
-
 # ---- the verbs of the control socket
 @pytest.mark.parametrize(
     "arguments", [["status"], ["status", "--watch"], ["dial"], ["hangup"], ["queue"], ["queue", "show", "x"], ["calls"]]

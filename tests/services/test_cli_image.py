@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from appliance import cli
-from appliance.host import image
+from appliance.host import image, reading
 
 
 def test_what_is_said_of_an_update(tmp_path: Path) -> None:
@@ -46,6 +46,34 @@ def test_which_program_they_run(
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert cli.main(argv) == 7
     assert capfd.readouterr().out.strip() == ran
+
+
+@pytest.fixture
+def ordinary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not root, on the image; systemctl says what it is asked for."""
+    for name, text in (("factory-reset", "exit 9"), ("update", "exit 9"), ("systemctl", 'echo "systemctl $*"; exit 4')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr(image.run, "__kwdefaults__", {"programs": tmp_path})
+    monkeypatch.setattr(reading, "PROGRAMS", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert cli.main(argv) == cli.FAILED
-    assert "only root" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("ordinary")
+@pytest.mark.parametrize(
+    ("argv", "unit"), [(["factory-reset", "--yes"], "posthouse-factory-reset"), (["reboot"], "posthouse-reboot")]
+)
+def test_what_posthouses_own_user_has_systemd_do(argv: list[str], unit: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """The console over ssh is that user's; polkit (systemd/posthouse-units.rules) lets it."""
+    assert cli.main(argv) == 4
+    assert capfd.readouterr().out == f"systemctl --no-block --no-ask-password start {unit}.service\n"
+    root = Path(__file__).resolve().parents[2]
+    assert f'"{unit}.service"' in (root / "systemd/posthouse-units.rules").read_text()
+    assert (root / f"systemd/{unit}.service").exists()
+
+
+@pytest.mark.usefixtures("ordinary")
+def test_what_only_root_may_do(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["update", "x.raucb"]) == cli.FAILED
+    assert capfd.readouterr().err == "posthouse: only root may do that: at the serial console\n"

@@ -13,7 +13,6 @@ import pytest
 
 from appliance.config.load import load
 from appliance.config.schema import ROOT, Table, Tables, attribute, required, tables
-from appliance.config.unbuilt import unbuilt
 from appliance.config.units import Kind
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
@@ -78,7 +77,6 @@ def test_the_small_site_loads_and_runs(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "secrets.toml").chmod(0o600)
     config = load(tmp_path / "posthouse.toml")
     assert set(config.secrets) == {"isp", "smtp-isp", "hanako-isp"}
-    assert unbuilt(config) == []
 
 
 def test_the_defaults_written_out_are_the_defaults(tmp_path: Path) -> None:

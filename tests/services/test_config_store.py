@@ -66,10 +66,6 @@ def test_a_faulty_candidate_is_not_committed_and_says_all_that_is_wrong(store: S
         store.commit(ME, "", 2)
     assert "candidate.toml:" in str(refused.value) and "user[1].account[0]" in str(refused.value)
     assert store.file.read_text() == TEXT and store.revisions()[0]["number"] == 0
-    store.set("console.ssh", "true", ME, 3)
-    store.delete("user[1]", ME, 4)
-    with pytest.raises(StoreError, match=r"console.ssh: .* is not built yet"):
-        store.commit(ME, "", 5)
 
 
 def test_two_people_are_told_of_each_other(store: Store) -> None:
@@ -262,8 +258,6 @@ def test_a_first_configuration_with_a_fault_is_none(tmp_path: Path) -> None:
     store = new(tmp_path)
     with pytest.raises(ConfigErrors, match=r"site.domain"):
         store.first(FIRST.replace("harbour.example", "harbour..example"), SECRETS, ME, "", 1)
-    with pytest.raises(StoreError, match="not built yet"):
-        store.first(FIRST + "[console]\nssh = true\n", SECRETS, ME, "", 1)
     assert not store.file.exists()
     (tmp_path / "secrets.toml").write_text("broken")
     with pytest.raises(StoreError, match=r"secrets.toml is no TOML"):
