@@ -3,7 +3,7 @@
 Theory of operation. `Disk.replace_file` makes a file and renames it: two commits of the file system's journal, and in a
 batch of the committer's a checkpoint behind them, 150 KB on a card for a line of text. Here the file is there, whole,
 from the first write on, and a later one overwrites one block of it and flushes that: nothing of the file system changes
-but a time. Each slot is a block of its own:
+but the file's times, another 16 KB. Each slot is a block of its own:
 
     slot    crc32(8 hex) SPACE number SPACE record, spaces up to the block's last byte, LF
 
