@@ -18,7 +18,7 @@ import trio.testing
 
 from appliance.call import JobReport, OpenCall, Reason
 from appliance.config.model import Smarthost, Tls
-from appliance.mail.upstream import intake
+from appliance.mail.upstream import intake, sender
 from appliance.mail.upstream.sender import SendJob
 from fakes.fetching import house, message
 from fakes.imap import ImapProvider
@@ -125,8 +125,22 @@ def cuts(passed: Counter[str], request: pytest.FixtureRequest) -> list[tuple[str
 BODIES = {f"m{n}": b"X-Id: m%d\r\n\r\n.%b\r\n" % (n, b"text " * 4 * n) for n in range(3)}
 
 
-@pytest.mark.parametrize("extensions", [("PIPELINING", "CHUNKING"), ("PIPELINING",), ()], ids=["bdat", "data", "bare"])
-async def test_sending(tmp_path: Path, extensions: tuple[str, ...], request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    ("extensions", "connections"),
+    [(("PIPELINING", "CHUNKING"), 1), (("PIPELINING",), 1), ((), 1), (("PIPELINING",), 3), ((), 3)],
+    ids=["bdat", "data", "bare", "data by three", "bare by three"],
+)
+async def test_sending(
+    tmp_path: Path,
+    extensions: tuple[str, ...],
+    connections: int,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`connections`: as many as a server without CHUNKING has where much waits."""
+    if connections > 1:
+        monkeypatch.setattr(sender, "LANE_LEAST", 1)
+
     def outbox() -> FakeOutbox:
         it = FakeOutbox(tmp_path, [HOST])
         for name, body in BODIES.items():
@@ -137,7 +151,9 @@ async def test_sending(tmp_path: Path, extensions: tuple[str, ...], request: pyt
         return Counter(name for _, _, data in server.stored for name, body in BODIES.items() if data == body)
 
     whole = Wire()
-    assert await call_over(whole, SmtpProvider(extensions=extensions), SendJob(outbox(), {}, "h").run) == JobReport()
+    first = SmtpProvider(extensions=extensions)
+    assert await call_over(whole, first, SendJob(outbox(), {}, "h").run) == JobReport()
+    assert first.connections == connections
     doubts = twice = 0
     places = cuts(whole.passed, request)
     for way, at in places:

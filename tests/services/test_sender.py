@@ -17,7 +17,7 @@ import trustme
 from appliance.call import JobReport, OpenCall
 from appliance.config.model import Smarthost, Tls
 from appliance.mail.envelope import Envelope, RecipientState
-from appliance.mail.upstream.sender import SendJob
+from appliance.mail.upstream.sender import LANE_LEAST, LANES, SendJob
 from fakes.outbox import FakeOutbox
 from fakes.provider import FULL, Provider, SmtpProvider, Wire, call_to, run_job
 
@@ -68,6 +68,37 @@ async def test_everything_goes_over_one_connection_byte_for_byte(outbox: FakeOut
     for i in range(len(bodies)):
         names = [op for op, id, _ in outbox.log if id == f"m{i}"]
         assert names == ["in_doubt", "settle"]
+
+
+@pytest.mark.parametrize("extensions", [(), ("PIPELINING",), ("PIPELINING", "CHUNKING")])
+@pytest.mark.parametrize(("messages", "connections"), [(LANE_LEAST - 1, 1), (LANE_LEAST, 2), (5 * LANE_LEAST, LANES)])
+async def test_what_waits_for_a_server_without_chunking_is_shared_among_connections(
+    outbox: FakeOutbox, extensions: tuple[str, ...], messages: int, connections: int
+) -> None:
+    for i in range(messages):
+        outbox.put(f"m{i}", message(i))
+    provider = SmtpProvider(extensions=extensions)
+    call, report = await send(outbox, provider)
+    assert report == JobReport()
+    assert sorted(sent(provider)) == sorted(ended(message(i)) for i in range(messages)), "each once"
+    assert provider.connections == (1 if "CHUNKING" in extensions else connections)
+    assert call.tally.sent == messages
+
+
+@pytest.mark.parametrize("refused", ["CONNECT", "EHLO"])
+async def test_a_server_that_takes_one_connection_only(outbox: FakeOutbox, refused: str) -> None:
+    for i in range(5 * LANE_LEAST):
+        outbox.put(f"m{i}", message(i))
+
+    def answer(verb: str, argument: str) -> str | None:
+        return "421 4.7.0 too many connections" if verb == refused and provider.connections > 1 else None
+
+    provider = SmtpProvider(extensions=("PIPELINING",), answer=answer)
+    call, report = await send(outbox, provider)
+    assert report == JobReport()
+    assert sorted(sent(provider)) == sorted(ended(message(i)) for i in range(5 * LANE_LEAST))
+    assert call.tally.sent == 5 * LANE_LEAST and call.tally.failed == 0
+    assert provider.connections == LANES, "it is not tried again"
 
 
 async def test_nothing_to_send_dials_nobody(outbox: FakeOutbox) -> None:

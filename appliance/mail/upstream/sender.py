@@ -18,6 +18,8 @@ that has not failed in this call; a worker per smarthost takes from there. New m
 | it offers CHUNKING and does it wrongly   | a new one, and DATA from then on                                  |
 | a message is in doubt from before        | looked up in its user's sent folder, if there is one              |
 | small mail comes while a large one goes  | a second connection beside, for which the line is shared          |
+| it has no CHUNKING, and much waits       | some more connections: the line is not idle while one waits for   |
+|                                          | the answer to DATA                                                |
 | the disk failed                          | nothing more is sent                                              |
 
 Only a reply that a server gave about a message is an attempt; all else leaves the message as it was. What is under
@@ -46,13 +48,22 @@ if TYPE_CHECKING:
     from appliance.mail.upstream.sent_folder import SentFolder
     from appliance.protocol.smtp_reply import Reply
 
-__all__ = ["SendJob"]
+__all__ = ["LANES", "LANE_LEAST", "SendJob"]
+
+OWN, BESIDE = 0, 1
+"""A smarthost's connections: its own, the one beside a large message; above are those of a server without CHUNKING."""
 
 MAX_REASONS: Final = 5
 """Reasons in a report's sentence; the journal has them all."""
 
 LARGE: Final = 128 * 1024
 """Bytes: 7 minutes of a line of 300 bytes/s, which nobody's short mail should wait for."""
+
+LANES: Final = 3
+"""Connections to a server without CHUNKING at most: while one waits for a round trip the others fill the line. Each may
+leave a message in doubt."""
+LANE_LEAST: Final = 16
+"""Messages for each more of them: what a login costs (some KB with TLS) is less than the round trips that it fills."""
 
 LOGIN_S: Final = 5.0
 """Of the time that is paid already, for connecting, TLS and logging in, before a bulk message moves."""
@@ -148,7 +159,7 @@ class _CallRun:
         self._secrets = secrets
         self._site_name = site_name
         self._claimed: set[str] = set()
-        self._queues: dict[tuple[Smarthost, bool], _Queue] = {}
+        self._queues: dict[tuple[Smarthost, int], _Queue] = {}
         self._not_beside: set[Smarthost] = set()
         self._failed: dict[Smarthost, str] = {}
         self._broken: dict[Smarthost, str] = {}
@@ -239,14 +250,27 @@ class _CallRun:
 
     def _queue(self, envelope: Envelope, host: Smarthost, nursery: trio.Nursery) -> None:
         """Gives it to a worker: the smarthost's own, or while that is at a large message a second one beside it."""
-        own = self._queues.get((host, False))
+        own = self._queues.get((host, OWN))
         beside = own is not None and own.is_at_a_large_one and envelope.size <= LARGE and host not in self._not_beside
-        queue = self._queues.get((host, beside))
-        if queue is None:
-            queue = self._queues[host, beside] = _Queue()
-            self._busy += 1
-            nursery.start_soon(self._work, host, beside, nursery)
+        lane = BESIDE if beside else OWN
+        queue = self._queues.get((host, lane)) or self._open_lane(host, lane, nursery)
         queue.add(envelope)
+
+    def _open_lane(self, host: Smarthost, lane: int, nursery: trio.Nursery) -> _Queue:
+        queue = self._queues[host, lane] = _Queue()
+        self._busy += 1
+        nursery.start_soon(self._work, host, lane, nursery)
+        return queue
+
+    def _spread(self, host: Smarthost, queue: _Queue, nursery: trio.Nursery) -> None:
+        """Shares what waits for a server without CHUNKING among several connections, each in the same order."""
+        more = min(LANES - 1, len(queue.waiting) // LANE_LEAST)
+        if not more or host in self._not_beside or (host, BESIDE + 1) in self._queues:
+            return
+        all_of_it = list(queue.waiting)
+        queue.waiting = deque(all_of_it[:: more + 1])
+        for i in range(1, more + 1):
+            self._open_lane(host, BESIDE + i, nursery).waiting.extend(all_of_it[i :: more + 1])
 
     # ---- what is in doubt
     def _is_to_be_looked_up(self, envelope: Envelope) -> bool:
@@ -291,20 +315,20 @@ class _CallRun:
             self._done.set()
 
     # ---- one smarthost
-    async def _work(self, host: Smarthost, beside: bool, nursery: trio.Nursery) -> None:
-        queue = self._queues[host, beside]
+    async def _work(self, host: Smarthost, lane: int, nursery: trio.Nursery) -> None:
+        queue = self._queues[host, lane]
         try:
             while queue.waiting and not self._disk_failed:
-                if not await self._one_connection(host, queue, beside, nursery):
+                if not await self._one_connection(host, queue, nursery, beside=lane != OWN):
                     break
         finally:
-            del self._queues[host, beside]
+            del self._queues[host, lane]
             # What is left goes to another smarthost, or is left with the reason.
             self._claimed.difference_update(e.id for e in queue.waiting)
         self._dispatch(nursery)
         self._less_busy()
 
-    async def _one_connection(self, host: Smarthost, queue: _Queue, beside: bool, nursery: trio.Nursery) -> bool:
+    async def _one_connection(self, host: Smarthost, queue: _Queue, nursery: trio.Nursery, *, beside: bool) -> bool:
         """Whether another connection may be made to it. What goes wrong `beside` says nothing of the smarthost: some
         take one connection only."""
         password = self._secrets.get(host.secret, "")
@@ -327,6 +351,8 @@ class _CallRun:
                     events.ACCOUNT_REFUSED, call_id=self.call.id, host=host.host, login=host.login, why=str(error)
                 )
             return False
+        if session.idles and not beside:
+            self._spread(host, queue, nursery)
         self.call.show(f"{host.host}: sending")
         await session.carry(queue, lambda attempt: self._on_finished(attempt, host, nursery))
         if session.disk_failed:

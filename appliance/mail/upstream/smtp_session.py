@@ -156,6 +156,12 @@ class SmtpSession:
         outbox.note_server_limit(host, client.size_limit)
         return cls(connection, client, outbox)
 
+    @property
+    def idles(self) -> bool:
+        """Whether it carries nothing for a round trip in each message: without CHUNKING the body waits for the answer
+        to DATA."""
+        return not self._client.chunking
+
     async def carry(self, source: Source, finished: Callable[[Attempt], None]) -> None:
         """Sends what `source` gives until it gives nothing more, everything is answered and QUIT is said. `finished`
         is called with each attempt that got its replies. Cancelled, it leaves every message in a true state."""
