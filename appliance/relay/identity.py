@@ -17,16 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Identity", "device_identity", "own_identity", "server_context"]
 
-
-class _Socket(ssl.SSLSocket):
-    """With what the standard library keeps of each in slots: as a dict it takes 340 bytes of the 16 KB of a login."""
-
-    __slots__ = (
-        "_connected", "_context", "_session", "_sslobj", "do_handshake_on_connect", "server_hostname", "server_side",
-        "suppress_ragged_eofs",
-    )  # fmt: skip
-
-
 _END: Final = "-----END CERTIFICATE-----"
 
 
@@ -73,6 +63,15 @@ def _der(file: Path, pem: str) -> bytes:
         return ssl.PEM_cert_to_DER_cert(pem.strip())
     except ValueError as error:
         raise OSError(f"cannot use the certificate {file}: {error}") from error
+
+
+class _Socket(ssl.SSLSocket):
+    """With what the standard library keeps of each in slots: as a dict it takes 340 bytes of the 16 KB of a login."""
+
+    __slots__ = (
+        "_connected", "_context", "_session", "_sslobj", "do_handshake_on_connect", "server_hostname", "server_side",
+        "suppress_ragged_eofs",
+    )  # fmt: skip
 
 
 def server_context(identity: Identity) -> ssl.SSLContext:

@@ -101,6 +101,9 @@ class Records:
             values = {}
             for record in journal.replay(self.path).records:
                 _apply(record, values)
+            if values.keys() != self._values.keys():  # it is damaged: what stands behind that would be lost for good
+                self._lines = 0
+                return
         records = [*self._strange, *({"key": k, "value": _unpack(packed)} for k, packed in values.items())]
         data = journal.encode(records)
         self._disk.replace_file(self.path, data)

@@ -304,6 +304,22 @@ async def test_what_has_been_let_go_of_is_written_anew_from_the_file(
     assert dict(records().items()) == {"e/pc11": {"counter": 3}, "e/pc12": {"counter": 19}}
 
 
+async def test_a_file_that_was_damaged_is_not_written_anew_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records_module, "SPARE_LINES", 5)
+    disk, file = Disk(), tmp_path / "table"
+    known = Records(disk, Inline(disk), file)
+    for name in ("e/pc11", "e/pc12"):
+        await known.put(name, {"counter": 3})
+    known.let_go()
+    spoilt = file.read_bytes().replace(b"pc12", b"pc1?")
+    file.write_bytes(spoilt)
+    for n in range(20):
+        await known.put("e/pc13", {"counter": n})
+    assert file.read_bytes().startswith(spoilt)  # and whatever else can be read of it
+
+
 async def test_an_entry_of_our_table_that_only_a_newer_version_knows_stays(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
