@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["why"]
 
 SLACK_S: Final = 1.0
-"""A call that is held for less is made when it is wanted."""
+"""A call that is held for less is made when it is wanted, and one within it is made now: moments are looked up one
+after the other."""
 
 
 def why(
@@ -101,6 +102,6 @@ def _wait(
     seconds, why = call_for(wanted)
     if seconds is None:
         return f"made with --wait it rings in a later call, and none is planned ({why})"
-    at = f"at {moment(seconds)}" if seconds > 0 else "now"
+    at = f"at {moment(seconds)}" if seconds > SLACK_S else "now"
     held = f" ({why})" if why and seconds > wanted + SLACK_S else ""
     return f"made with --wait it causes a call {at}{held}"

@@ -381,6 +381,10 @@ async def test_a_request_that_waits_wants_the_line_when_the_other_side_is_back(t
         text = explain(h, "far2", causes_calls=True)
         assert text.startswith("a call of far2 is refused (lost): the link to peer1 is lost since")
         assert text.endswith("made with --wait it causes a call now")
+        a_moment: CallFor = lambda seconds: (seconds + 0.01, "connection_request")  # noqa: E731
+        assert explain(h, "far2", causes_calls=True, call_for=a_moment).endswith(
+            "made with --wait it causes a call now"
+        )
         held: CallFor = lambda seconds: (max(seconds, 90.0), "redial rules")  # noqa: E731
         assert explain(h, "far2", causes_calls=True, call_for=held).endswith("causes a call at T+90 (redial rules)")
         assert explain(h, "far2", causes_calls=True, budget=90.0, call_for=held).endswith("causes a call at T+90")
