@@ -251,6 +251,12 @@ def test_every_line_of_the_defconfig_is_in_force(configured: Configured) -> None
 
 
 @checkout
+def test_dropbear_asks_for_no_names(configured: Configured) -> None:
+    """By its own default it does not, by Buildroot's it does: whoever logs in would wait for a server that is behind the line."""
+    assert "BR2_PACKAGE_DROPBEAR_DISABLE_REVERSEDNS=y" in configured.config
+
+
+@checkout
 def test_the_defconfig_is_stored_canonical(configured: Configured) -> None:
     before = configured.config
     configured.make("olddefconfig")
