@@ -287,7 +287,9 @@ class Pop3Provider(Provider):
         wire.say(".")
 
 
-def call_to(nursery: trio.Nursery, servers: dict[str, Provider | OSError], *, unbuffered: bool = False) -> OpenCall:
+def call_to(
+    nursery: trio.Nursery, servers: dict[str, Provider | OSError], *, unbuffered: bool = False, rate: int = 9600
+) -> OpenCall:
     """A call on which each host name leads to its server. `unbuffered`: a sender waits until the other side reads;
     else what is sent is taken at once."""
 
@@ -300,7 +302,7 @@ def call_to(nursery: trio.Nursery, servers: dict[str, Provider | OSError], *, un
         nursery.start_soon(server.serve, theirs)
         return ours
 
-    return OpenCall(7, "pstn", Reason.BY_HAND, 9600, open_stream)
+    return OpenCall(7, "pstn", Reason.BY_HAND, rate, open_stream)
 
 
 async def run_job(
@@ -310,12 +312,13 @@ async def run_job(
     cancelled: trio.Event | None = None,
     unbuffered: bool = False,
     wall_s: float = 20.0,
+    rate: int = 9600,
 ) -> tuple[OpenCall, object]:
     """Runs a job's `run` in a call of its own; `cancelled` set: the line is gone. -> (the call, what was returned)."""
     result: object = None
     with trio.fail_after(wall_s):
         async with trio.open_nursery() as servers_nursery:
-            call = call_to(servers_nursery, servers, unbuffered=unbuffered)
+            call = call_to(servers_nursery, servers, unbuffered=unbuffered, rate=rate)
             with trio.CancelScope() as line:
                 async with trio.open_nursery() as watch:
                     if cancelled is not None:

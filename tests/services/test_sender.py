@@ -85,6 +85,38 @@ async def test_what_waits_for_a_server_without_chunking_is_shared_among_connecti
     assert call.tally.sent == messages
 
 
+@pytest.mark.parametrize(
+    ("extensions", "rate", "size", "connections"),
+    [
+        (("PIPELINING",), 2400, 2000, 2),  # a body takes 8 s, a round trip 0.6: one more fills the line
+        ((), 2400, 2000, 2),
+        ((), 9600, 2000, 3),
+        ((), 0, 2000, 3),  # not known
+        (("PIPELINING",), 33600, 200_000, 2),
+    ],
+)
+async def test_as_many_connections_as_fill_the_line(
+    outbox: FakeOutbox, extensions: tuple[str, ...], rate: int, size: int, connections: int
+) -> None:
+    for i in range(2 * LANE_LEAST):
+        outbox.put(f"m{i}", message(i, size))
+    provider = SmtpProvider(extensions=extensions)
+    _, report = await send(outbox, provider, rate=rate)
+    assert (report, provider.connections, len(provider.stored)) == (JobReport(), connections, 2 * LANE_LEAST)
+
+
+@pytest.mark.parametrize(("messages", "connections"), [(LANE_LEAST, 1), (2 * LANE_LEAST, 2)])
+async def test_a_login_by_tls_on_the_slowest_line_costs_more_than_few_round_trips(
+    tmp_path: Path, ca_file: str, messages: int, connections: int
+) -> None:
+    outbox = FakeOutbox(tmp_path, [replace(HOST, tls=Tls.IMPLICIT, ca=ca_file)])
+    for i in range(messages):
+        outbox.put(f"m{i}", message(i, 2000))
+    provider = SmtpProvider(extensions=("PIPELINING",), tls=server_tls())
+    _, report = await send(outbox, provider, rate=2400)
+    assert (report, provider.connections) == (JobReport(), connections)
+
+
 @pytest.mark.parametrize("refused", ["CONNECT", "EHLO"])
 async def test_a_server_that_takes_one_connection_only(outbox: FakeOutbox, refused: str) -> None:
     for i in range(5 * LANE_LEAST):

@@ -28,6 +28,7 @@ way when the line goes is left in a true state by the session; a verdict that ha
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +36,7 @@ import trio
 
 from appliance import events
 from appliance.call import JobReport
+from appliance.config.model import Tls
 from appliance.mail.envelope import Priority, RecipientState, Verdict
 from appliance.mail.upstream.smtp_session import DISK_S, Attempt, SmarthostFailed, SmtpSession
 
@@ -63,7 +65,13 @@ LANES: Final = 3
 """Connections to a server without CHUNKING at most: while one waits for a round trip the others fill the line. Each may
 leave a message in doubt."""
 LANE_LEAST: Final = 16
-"""Messages for each more of them: what a login costs (some KB with TLS) is less than the round trips that it fills."""
+"""Messages for each more of them, at least."""
+TRIP_S: Final = 0.6
+"""A round trip of the lines that this is for, at least; a satellite's is three times that."""
+LOGIN_BYTES: Final = 600
+TLS_LOGIN_BYTES: Final = 4000
+"""What one more connection costs, with a whole handshake of TLS and a chain of two certificates."""
+A_MOMENT_S: Final = 0.001
 
 LOGIN_S: Final = 5.0
 """Of the time that is paid already, for connecting, TLS and logging in, before a bulk message moves."""
@@ -262,9 +270,15 @@ class _CallRun:
         nursery.start_soon(self._work, host, lane, nursery)
         return queue
 
-    def _spread(self, host: Smarthost, queue: _Queue, nursery: trio.Nursery) -> None:
-        """Shares what waits for a server without CHUNKING among several connections, each in the same order."""
-        more = min(LANES - 1, len(queue.waiting) // LANE_LEAST)
+    def _spread(self, host: Smarthost, queue: _Queue, idle_s: float, nursery: trio.Nursery) -> None:
+        """Shares what waits for a server without CHUNKING among several connections, each in the same order: as many as
+        fill the line while one idles for so long in each message, where their logins take less than they save."""
+        count = len(queue.waiting)
+        more = min(LANES - 1, count // LANE_LEAST)
+        if more and (bytes_s := self.call.rate / 10):
+            body_s = sum(e.size for e in queue.waiting) / count / bytes_s
+            login_s = (LOGIN_BYTES if host.tls is Tls.NONE else TLS_LOGIN_BYTES) / bytes_s
+            more = min(more, math.ceil(idle_s / max(body_s, A_MOMENT_S)), int(count * idle_s / login_s))
         if not more or host in self._not_beside or (host, BESIDE + 1) in self._queues:
             return
         all_of_it = list(queue.waiting)
@@ -351,8 +365,8 @@ class _CallRun:
                     events.ACCOUNT_REFUSED, call_id=self.call.id, host=host.host, login=host.login, why=str(error)
                 )
             return False
-        if session.idles and not beside:
-            self._spread(host, queue, nursery)
+        if session.idle_trips and not beside:
+            self._spread(host, queue, session.idle_trips * TRIP_S, nursery)
         self.call.show(f"{host.host}: sending")
         await session.carry(queue, lambda attempt: self._on_finished(attempt, host, nursery))
         if session.disk_failed:

@@ -157,10 +157,10 @@ class SmtpSession:
         return cls(connection, client, outbox)
 
     @property
-    def idles(self) -> bool:
-        """Whether it carries nothing for a round trip in each message: without CHUNKING the body waits for the answer
-        to DATA."""
-        return not self._client.chunking
+    def idle_trips(self) -> int:
+        """For how many round trips in each message it carries nothing: without CHUNKING the body waits for the answer
+        to DATA, and without PIPELINING each command for the one before."""
+        return 0 if self._client.chunking else 1 if self._client.pipelining else 4
 
     async def carry(self, source: Source, finished: Callable[[Attempt], None]) -> None:
         """Sends what `source` gives until it gives nothing more, everything is answered and QUIT is said. `finished`
