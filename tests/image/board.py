@@ -141,6 +141,12 @@ class Board:
         else:
             self._quiet_shell()
 
+    def leave(self) -> None:
+        """From root's shell, until somebody presses Enter (`log_in`)."""
+        self.type("exit\n")
+        self.wait(CONSOLE, seconds=RUN_S)
+        self.type("exit\r")
+
     def start_shell(self, *, seconds: float = RUN_S) -> None:
         """From the console's prompt."""
         self.type("start shell\r")

@@ -349,6 +349,7 @@ def test_the_console_over_ssh(start: Callable[..., Board], stick: Path, lan: Nam
             encoding="utf-8",
             timeout=SAY_S,
             use_poll=True,
+            dimensions=(ROWS, ROWS),
             env={"TERM": "xterm", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         )
         child.logfile_read = sys.stdout
