@@ -300,6 +300,7 @@ def _talk(lan: Namespace) -> None:
             smtp.sendmail("hanako@harbour.example", ["somebody@world.example"], mail)
         with smtplib.SMTP(LAN_ADDRESS, 25, timeout=SAY_S) as smtp:
             smtp.starttls(context=context)
+            smtp.ehlo()
             smtp.docmd("AUTH", "PLAIN " + base64.b64encode(f"\0{SAYS}\0x".encode()).decode())
         trio.run(_peer)
 
