@@ -20,6 +20,7 @@ import trio
 from appliance.config.model import RelayPeer
 from appliance.protocol import relay
 from appliance.relay import listener, registry, requests, terminals
+from appliance.storage import journal
 from fakes.relay_client import Client, PeerClient, join
 from fakes.relay_house import KEYS, House, house
 
@@ -549,7 +550,9 @@ async def test_a_relay_server_of_our_name_is_found_out(tmp_path: Path, expected_
                 while update["owner"] != "here" or update["epoch"] <= epoch:
                     update = await peer.until("update")
                 assert (update["base"], own.epoch) == (0, epoch + 1)
-                assert h.server.memory._records.get("epoch") == {"epoch": epoch + 1}  # durable before it is told
+                written = journal.replay(h.server.memory._records.path).records
+                epochs = [record["value"] for record in written if record["key"] == "epoch"]
+                assert epochs[-1] == {"epoch": epoch + 1}  # durable before it is told
             else:
                 assert await refused(peer) == "name-taken"
             await peer.close()
