@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,10 @@ from hypothesis import settings
 
 settings.register_profile("posthouse", deadline=None)  # a busy machine is no fault
 settings.load_profile("posthouse")
+
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # where the tests run in the background the shell has it ignored
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,7 +14,8 @@ import pexpect
 from .product import ROOT
 
 PATIENCE_S = 60.0
-PLAIN = r"(?m)^\w+[^\r\n>]*> "
+PLAIN = r"(?m)^[\w-]+\*?( \[[^\]\r\n]*\])?( \([^)\r\n]*\))?> "
+"""All that a prompt may hold, so that no row with an address in brackets is taken for one."""
 EDITED = re.escape("\x1b[?2004h")
 """Bracketed paste is switched on for the time of a line."""
 _DRAWING = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")

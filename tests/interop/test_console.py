@@ -268,10 +268,11 @@ def test_the_line_the_modem_and_the_users_are_looked_at(tmp_path: Path) -> None:
         one = product(tmp_path, line=[modem], schedule={"linger": "0s"})
         with running(one), console(one.file, size=(60, 120)) as person:
             person.prompt()
-            assert re.search(r"pstn +modem +/dev/pts/\d+ +idle ", person.type("show line"))
+            idle = r"pstn +modem +/dev/pts/\d+ +idle "
+            wait_until(lambda: re.search(idle, person.type("show line")), "the line is idle")
             assert "no interface is configured" in person.type("show interfaces")
             assert re.search(r"hanako +no +0 +0 +- +hanako@harbour.example", person.type("show users"))
-            wait_until(lambda: "Laboratory modem" in person.type("modem ATI"), "the line is idle")
+            assert "Laboratory modem" in person.type("modem ATI")
             assert "ATD dials: use `dial`" in person.type("modem ATE0DT1")
             assert "ERROR" in person.type("modem AT+NONSENSE")
             person.child.send("dial\r")

@@ -11,7 +11,7 @@ from appliance.lab.laboratory import NUMBER
 
 from . import clients, corpus
 from .product import Site, quick_lab, running
-from .providers import HOST, AioSmtp
+from .providers import HOST, AioSmtp, wait_until
 
 MONEY = {
     "tariff": [{"name": "t", "currency": "JPY", "periods": [{"unit": "30s", "price": 10}], "setup": 1}],
@@ -67,6 +67,7 @@ def test_what_nobody_answers_costs_nothing_and_is_not_dialled_at_once_again(
             site.kill()  # the ledger's dials count over a restart too
             site.start()
             rule = "redial rules: country jp allows two redials within three minutes; 0570000111 again at "
+            wait_until(lambda: site.status()["line"]["state"] != "hanging-up", "the modem is seen to be on-hook")
             line = site.status()["line"]
             assert (line["state"], line["reason"], line["number"]) == ("failed", "by-hand", NUMBER)
             assert line["next_call_reason"].startswith("urgent: 1 urgent message waits; ")

@@ -19,7 +19,7 @@ from . import clients, corpus
 from .conftest import LOGINS
 from .corpus import Mail
 from .product import Site, quick_lab, running
-from .providers import HOST, AioSmtp, Captured, Certificates, Dovecot, Postfix
+from .providers import HOST, AioSmtp, Captured, Certificates, Dovecot, Postfix, wait_until
 
 USERS = ("hanako", "taro", "yuki", "ken", "mari")
 
@@ -196,7 +196,7 @@ def test_a_condition_makes_the_call(tmp_path: Path, second_provider: AioSmtp) ->
             sent = [corpus.make("plain", f"cond-{i}", "hanako@harbour.example", ["a@far.example"]) for i in range(3)]
             for mail in sent[:2]:
                 clients.SENDERS["smtplib"].submit(site.smtp, mail, site.login("hanako"), tmp_path)
-            assert site.status()["line"]["state"] == "idle"
+            wait_until(lambda: site.status()["line"]["state"] == "idle", "two messages leave the line idle")
             assert lab.lab.modem.dials == []
             clients.SENDERS["smtplib"].submit(site.smtp, sent[2], site.login("hanako"), tmp_path)
             (call,) = site.wait_calls(1)

@@ -21,6 +21,7 @@ from appliance.transport.listen import (
     serve,
 )
 from appliance.transport.prompt import PromptStream
+from fakes.ports import free_port
 
 WAIT = 20.0
 Handler = Callable[[PromptStream, str], Awaitable[None]]
@@ -64,13 +65,14 @@ async def test_an_address_that_is_not_ours(host: str) -> None:
 
 
 async def test_both_families_on_one_port() -> None:
+    port = free_port()
     try:
-        (six,) = await open_listeners([Address("::", 0)])
+        (six,) = await open_listeners([Address("::", port)])
     except OSError:  # a machine without IPv6
         pytest.skip("no IPv6 here")
-    (four,) = await open_listeners([Address("", six.socket.getsockname()[1])])
-    await six.aclose()
-    await four.aclose()
+    async with six:
+        (four,) = await open_listeners([Address("", port)])
+        await four.aclose()
 
 
 # ---- limits
