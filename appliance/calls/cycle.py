@@ -206,19 +206,21 @@ class Cycle:
                 await self._put_on_hook()
             finally:
                 ended = self._clock.now()
-                self._enter(state_after(self._outcome))
                 job_done = self._exchange.job_done
                 put_down = self._put_down and self._outcome is Outcome.HUNG_UP
                 identity = self._identity if self._outcome is Outcome.LOGIN_REFUSED else ""
-                await self._ledger.end(
-                    entry,
-                    self._outcome,
-                    ended,
-                    job_done=job_done,
-                    put_down=put_down,
-                    identity=identity,
-                    charge=self._meter.so_far(ended),
-                )
+                try:
+                    await self._ledger.end(
+                        entry,
+                        self._outcome,
+                        ended,
+                        job_done=job_done,
+                        put_down=put_down,
+                        identity=identity,
+                        charge=self._meter.so_far(ended),
+                    )
+                finally:  # who waits for the line to be idle finds the call ended
+                    self._enter(state_after(self._outcome))
                 self._report(entry, self._outcome)
 
     # ---- dialling

@@ -118,7 +118,7 @@ class Bench:
 
 
 class Recorded(Cycle):
-    """A cycle that writes its states down."""
+    """A cycle that writes its states down. Whoever waits for the line to be idle finds the call ended."""
 
     def __init__(self, bench: Bench, **options: Any) -> None:
         self._bench = bench
@@ -127,6 +127,8 @@ class Recorded(Cycle):
     def _enter(self, state: LineState) -> None:
         if state is not self.state:
             self._bench.states.append(state.value)
+        if state in (LineState.IDLE, LineState.FAILED):
+            assert self._bench.last()["ended"] is not None
         super()._enter(state)
 
 
