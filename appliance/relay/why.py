@@ -59,9 +59,8 @@ def why(
         if math.isinf(seconds):
             return f"{call} is refused (line-budget): the line's budget does not allow it{conflict}"
         wait = _wait(True, seconds, causes_calls, moment, call_for)
-        return (
-            f"{call} is refused (line-budget): the line's budget is used up until {moment(seconds)}; {wait}{conflict}"
-        )
+        lasts = f"the line's budget does not last for a circuit before {moment(seconds)}"
+        return f"{call} is refused (line-budget): {lasts}; {wait}{conflict}"
     if presence == "online":
         if len(path) > PATH_LIMIT:
             return f"{call} is refused (loop): it passes {len(path)} relay servers, and {PATH_LIMIT} are the most"

@@ -393,7 +393,7 @@ async def test_a_request_that_waits_wants_the_line_when_the_other_side_is_back(t
             "it rings in a later call, and none is planned (the provider refused the login)"
         )
         assert explain(h, "far2", budget=3600.0) == (
-            "a call of far2 is refused (line-budget): the line's budget is used up until T+3600; made with --wait it rings in a "
+            "a call of far2 is refused (line-budget): the line's budget does not last for a circuit before T+3600; made with --wait it rings in a "
             "later call (schedule.connection_request is off)"
         )
         assert explain(h, "far2", causes_calls=True, budget=60.0).endswith("made with --wait it causes a call at T+60")
