@@ -1,16 +1,18 @@
 """The lines that were typed, kept over the console's end in the site's state; none with a secret in it.
 
-Written a line at a time without a flush: what a power cut takes of it is no loss.
+Written a line at a time without a flush: what a power cut takes of it is no loss. The state is Posthouse's, and the
+console may be root's: it writes through no link that somebody has put there.
 """
 
 from __future__ import annotations
 
-import re
+import os
 from typing import TYPE_CHECKING, Final
 
 from appliance.storage.disk import Disk
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from appliance.console.parse import Parsed
@@ -22,13 +24,13 @@ FILE: Final = "console-history"
 HISTORY_KEPT: Final = 200
 """Lines; some 8 KB, weeks of a person's work at a board."""
 LINE_LIMIT: Final = 500
-_SECRET_KEY: Final = re.compile(r"(password|secret|pin)(\[\d+\])?$")
 
 
-def may_be_kept(parsed: Parsed) -> bool:
-    """Whether no secret can be in the line: none was typed for a place that holds one or names one (people mistake the
-    two), and no AT command sets anything, since a PIN may be among it."""
-    if _SECRET_KEY.search(parsed.given.get("PATH", "")):
+def may_be_kept(parsed: Parsed, takes_open_value: Callable[[str], bool]) -> bool:
+    """Whether no secret can be in the line. A value was typed for a place of which `takes_open_value(path)` knows that
+    it holds no secret and names none (people mistake the two): a misspelt key may have been meant for one. And no AT
+    command sets anything, since a PIN may be among it."""
+    if "VALUE" in parsed.given and not takes_open_value(parsed.given["PATH"]):
         return False
     return not set('="') & set(parsed.given.get("AT", ""))
 
@@ -41,8 +43,9 @@ class History:
         self._disk = Disk()
         self.lines: list[str] = []
         try:
-            if self._file is not None and self._file.exists():
-                found = self._file.read_text("utf-8", "replace").splitlines()
+            if self._file is not None and os.path.lexists(self._file):
+                with os.fdopen(self._disk.open_plain(self._file), encoding="utf-8", errors="replace") as file:
+                    found = file.read().splitlines()
                 self.lines = [line for line in found if line.isprintable()][-HISTORY_KEPT:]
                 if len(found) > HISTORY_KEPT:
                     self._disk.replace_file(self._file, "".join(f"{line}\n" for line in self.lines).encode())
@@ -50,14 +53,15 @@ class History:
             self._file = None
 
     def add(self, line: str) -> None:
-        """A line that `may_be_kept`."""
+        """One that `may_be_kept` has found to be so."""
         if len(line) > LINE_LIMIT or not line.isprintable() or self.lines[-1:] == [line]:
             return
         self.lines.append(line)
         if self._file is None:
             return
         try:
-            fd = self._disk.open_append(self._file) if self._file.exists() else self._disk.create(self._file)
+            there = os.path.lexists(self._file)
+            fd = self._disk.open_plain(self._file, append=True) if there else self._disk.create(self._file)
             try:
                 self._disk.write(fd, f"{line}\n".encode())
             finally:

@@ -11,7 +11,7 @@ from appliance.config.faults import ConfigErrors
 from appliance.config.store import Editor, Store, StoreError
 from appliance.config.whereabouts import whereabouts
 from appliance.console.parse import Candidates, Choice
-from appliance.console.paths import places, values
+from appliance.console.paths import places, takes_open_value, values
 from appliance.control.client import SOCKET_NAME, NotRunning, Refused, ask
 from appliance.storage.disk import Disk
 from appliance.storage.paths import StatePaths
@@ -83,6 +83,10 @@ class House:
                 answer = {"value": {}}
         value: Mapping[str, Any] = answer["value"]
         return value
+
+    def takes_open_value(self, path: str) -> bool:
+        """Whether a value stands at the place that was typed which is no secret and names none."""
+        return takes_open_value(path, self.context, self.candidate())
 
     def editing(self) -> Editing:
         """How it stands with the candidate now."""

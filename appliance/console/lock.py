@@ -68,8 +68,9 @@ class Lock:
         return self._access.idle_s if self._access.password else None
 
     def until(self) -> float:
-        """When this console locks itself if nobody types, by the monotonic clock; inf where there is no password."""
-        idle_s = self.idle_s
+        """When this console locks itself if nobody types, by the monotonic clock; inf where there is no password, and
+        for a program: that ends with its lines, and a lock would take the next ones for passwords."""
+        idle_s = self.idle_s if self._terminal.is_one else None
         return float("inf") if idle_s is None else self._terminal.touched + idle_s
 
     def _look(self) -> None:

@@ -16,13 +16,23 @@ if TYPE_CHECKING:
 
     from appliance.config.schema import Entry
 
-__all__ = ["joined", "places", "values"]
+__all__ = ["joined", "places", "takes_open_value", "values"]
 
 
 def joined(context: str, path: str) -> str:
     """A path that counts from `context`, whole. What completion leaves open at its end (`mail.`, `user[`) is closed."""
     path = path.rstrip(".[")
     return context + ("." if context and path and not path.startswith("[") else "") + path
+
+
+def takes_open_value(path: str, context: str, data: Mapping[str, Any]) -> bool:
+    """Whether a value stands there which is no secret and names none. Raises nothing."""
+    try:
+        whole = resolve(joined(context, path), data)
+        kind = entry_at(whole)
+    except PathError:
+        return False
+    return isinstance(kind, Kind) and not kind.secret and "password" not in whole
 
 
 def places(begun: str, context: str, data: Mapping[str, Any]) -> list[Choice]:

@@ -199,7 +199,7 @@ class Shell:
         except LineError as error:
             self._wrong(line, error)
             return
-        if may_be_kept(parsed):
+        if may_be_kept(parsed, self._house.takes_open_value):
             self._history.add(line.strip())
         if self._editor is not None:
             self._editor.remember(self._history.lines)

@@ -36,6 +36,14 @@ UPDATE_FALLEN_BACK = Event(
     follows="The board goes on as before the update.",
     action="`journalctl -b -1 -u posthouse` may have why; report it.",
 )
+SLOT_PASSED_OVER = Event(
+    "slot-passed-over",
+    "f20ae6254ec44981a09c19f8ced9e5ce",
+    WARNING,
+    "slot {slot} was started three times in vain: slot {back} runs in its place",
+    follows="Slot {slot}, which had been good, is tried again at the next start.",
+    action="The power was cut three times before it was found good, or the disk fails: `journalctl -b -1` may say.",
+)
 START_GOOD = Event(
     "start-good",
     "c6482378fa51484bb2955a8b2bdbb2cf",
@@ -48,6 +56,7 @@ START_IN_VAIN = Event(
     "2c8ceff61f21462285c7c0ff1014aafa",
     WARNING,
     "Posthouse is not ready: the boot loader counts this start of slot {slot} as one in vain",
-    follows="A slot on trial is started again, and after three such starts the other one comes back.",
+    follows="A slot on trial is started again, and after three such starts the other one comes back. One that runs in "
+    "the place of a slot that was started in vain gives way to that.",
     action="`systemctl status posthouse` and the journal of this start have why.",
 )

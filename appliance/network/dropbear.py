@@ -23,12 +23,12 @@ KEY_TYPE: Final = b"ssh-ed25519"
 KEY_LENGTH: Final = 32
 
 
-def files(password: str, addresses: Sequence[str], key: str, *, uid: int, gid: int) -> Mapping[str, str]:
+def files(password: str, addresses: Sequence[str], key: str, shell: str, *, uid: int, gid: int) -> Mapping[str, str]:
     """Name -> text, of the files that posthouse-ssh.service reads. `password`: the string of `console.password`; `key`:
-    the host key's file."""
+    the host key's file; `shell`: the account's."""
     hosts = (f"[{address}]" if ":" in address else address for address in addresses)
     return {
-        "passwd": f"{USER}:x:{uid}:{gid}:Administrator:/:/bin/sh\nroot:x:0:0:root:/:/bin/sh\n",
+        "passwd": f"{USER}:x:{uid}:{gid}:Administrator:/:{shell}\nroot:x:0:0:root:/:/bin/sh\n",
         "shadow": f"{USER}:{password}:::::::\nroot:*:::::::\n",
         "environment": f"KEY={key}\nLISTEN={' '.join(f'-p {host}:{PORT}' for host in hosts)}\n",
     }

@@ -54,6 +54,9 @@ class LanServices:
                     self._told = ""
                     self._started()
                     why = await self._neighbour.wait_ended()
+                    if not why:
+                        why = await self._start()
+                        continue
                 if trio.current_time() - began > STANDS_S:
                     pause = FIRST_PAUSE_S
                 if why != self._told:

@@ -38,7 +38,7 @@ class Neighbour(Protocol):
         ...
 
     async def wait_ended(self) -> str:
-        """Returns when it has ended by itself, with why."""
+        """Returns when it has ended by itself, with why; with "" when it is to be started anew without a fault."""
         ...
 
     async def stop(self) -> str:

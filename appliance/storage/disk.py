@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -52,6 +53,17 @@ class Disk:
     def open_append(self, path: Path) -> int:
         """An existing file, open for appending."""
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+
+    def open_plain(self, path: Path, *, append: bool = False) -> int:
+        """An existing file, open for reading, or for appending alone, in a folder that somebody has whom we trust less:
+        no link, neither kind, and no FIFO or device that he has put there."""
+        mode = os.O_WRONLY | os.O_APPEND if append else os.O_RDONLY
+        fd = os.open(path, mode | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            os.close(fd)
+            raise OSError(f"{path} is no plain file")
+        return fd
 
     def open_write(self, path: Path) -> int:
         """An existing file, open for writing at offsets."""

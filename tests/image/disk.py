@@ -30,11 +30,11 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
-def slot(folder: Path, *, initrd: bool = False) -> Path:
-    """A squashfs that is as much of a slot as the boot loader looks at."""
+def slot(folder: Path, *, initrd: bool = False, kernel: bytes | None = None) -> Path:
+    """A squashfs that is as much of a slot as the boot loader looks at. `kernel`: another than the stub."""
     boot = folder / "slot/boot"
     boot.mkdir(parents=True)
-    (boot / "vmlinuz").write_bytes(stub_kernel())
+    (boot / "vmlinuz").write_bytes(stub_kernel() if kernel is None else kernel)
     if initrd:
         (boot / "initrd").write_bytes(b"initrd")
     run("gensquashfs", "--quiet", "--compressor", "gzip", "--pack-dir", folder / "slot", folder / "slot.squashfs")
@@ -94,6 +94,13 @@ class Disk:
     def start(self, keys: bytes = b"\r") -> str:
         """The command line of the kernel that is started, after which the machine ends. `keys` are pressed on the serial line
         when the menu shows its last entry."""
+        said = self.power(keys)
+        found = re.search(r"BOOT_IMAGE=([^\n]*)\n", said)
+        assert found, f"no kernel was started: {said!r}"
+        return found[1]
+
+    def power(self, keys: bytes = b"\r") -> str:
+        """What is said until the machine restarts, whoever orders that."""
         command = [
             "qemu-system-x86_64",
             "-m",
@@ -115,7 +122,10 @@ class Disk:
         pressed = False
         end = time.monotonic() + BOOT_S
         try:
-            while select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
+            while True:
+                assert select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))[0], (
+                    f"it stays: {said!r}"
+                )
                 more = os.read(process.stdout.fileno(), 4096)
                 if not more:
                     break
@@ -129,6 +139,4 @@ class Disk:
             process.wait()
             process.stdin.close()
             process.stdout.close()
-        found = re.search(rb"BOOT_IMAGE=([^\n]*)\n", said)
-        assert found, f"no kernel was started: {said!r}"
-        return found[1].decode()
+        return said.decode("utf-8", "replace")

@@ -81,6 +81,16 @@ def test_grub_passes_over_a_slot_without_a_kernel(disk: Disk, tmp_path: Path) ->
     assert of("A") in started and "systemd.machine_id=0123456789abcdef0123456789abcdef" in started
 
 
+def test_a_kernel_that_cannot_be_read_is_a_start_in_vain(disk: Disk, tmp_path: Path) -> None:
+    """Nobody stands before the menu to which GRUB would go back."""
+    disk.write("root-b", slot(tmp_path, kernel=b"no kernel"))
+    disk.environment(ORDER="B A")
+    for tries in ("1", "2", "3"):
+        assert "BOOT_IMAGE" not in disk.power()
+        assert disk.environment()["B_TRY"] == tries
+    assert of("A") in disk.start()
+
+
 def test_a_slot_with_an_initramfs_starts_too(disk: Disk, tmp_path: Path) -> None:
     disk.write("root-b", slot(tmp_path, initrd=True))
     disk.environment(A_OK=0)

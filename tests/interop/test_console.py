@@ -6,7 +6,10 @@ import contextlib
 import json
 import re
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import pexpect
 import pytest
 
 from .console import console
-from .product import PASSWORD, Product, hashed, quick_lab, running
+from .product import PASSWORD, ROOT, Product, hashed, quick_lab, running
 from .providers import wait_until
 
 
@@ -161,6 +164,23 @@ def test_a_forgotten_console_locks_itself(tmp_path: Path, term: str) -> None:
         person.child.send(PASSWORD + "\r")
         person.prompt()
         assert PASSWORD not in (one.root / "state" / "console-history").read_text()
+
+
+def test_a_program_that_takes_its_time_is_not_locked_out(tmp_path: Path) -> None:
+    """As over ssh: who types has given the password."""
+    one = product(tmp_path, console={"password": hashed(PASSWORD), "idle": "1s"})
+    one.write()
+    argv = [sys.executable, "-m", "appliance", "console", "--unlocked", "--config", str(one.file)]
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+    ) as program:
+        assert program.stdin
+        program.stdin.write("show config status\n")
+        program.stdin.flush()
+        time.sleep(3)
+        said, _ = program.communicate("show staus\n", timeout=60)
+    assert "nobody is editing" in said and "unknown word; expected calls" in said and "locked" not in said
+    assert program.returncode == 2
 
 
 def test_without_a_posthouse_the_stored_configuration_is_there_to_be_edited(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def crypt(key: str, setting: str) -> str:
 
 def test_the_password_is_one_that_the_c_library_knows() -> None:
     hashed = hash_password(PASSWORD)
-    shadow = dropbear.files(hashed, ["192.0.2.1"], "/k", uid=470, gid=470)["shadow"]
+    shadow = dropbear.files(hashed, ["192.0.2.1"], "/k", "/bin/sh", uid=470, gid=470)["shadow"]
     name, field = shadow.splitlines()[0].split(":")[:2]
     assert (name, field) == ("admin", hashed)
     assert crypt(PASSWORD, field) == field
@@ -37,13 +37,13 @@ def test_the_password_is_one_that_the_c_library_knows() -> None:
 
 
 def test_one_user_is_let_in_alone() -> None:
-    found = dropbear.files("$7$x", ["192.0.2.1"], "/k", uid=470, gid=471)
+    found = dropbear.files("$7$x", ["192.0.2.1"], "/k", "/bin/sh", uid=470, gid=471)
     assert found["passwd"].splitlines()[0] == "admin:x:470:471:Administrator:/:/bin/sh"
     assert [line.split(":")[1] for line in found["shadow"].splitlines()] == ["$7$x", "*"]
 
 
 def test_where_it_listens() -> None:
-    found = dropbear.files("$7$x", ["192.0.2.1", "fd00::1"], "/state/keys/ssh.key", uid=1, gid=1)
+    found = dropbear.files("$7$x", ["192.0.2.1", "fd00::1"], "/state/keys/ssh.key", "/bin/sh", uid=1, gid=1)
     assert found["environment"] == "KEY=/state/keys/ssh.key\nLISTEN=-p 192.0.2.1:22 -p [fd00::1]:22\n"
 
 

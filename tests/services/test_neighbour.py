@@ -15,8 +15,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from appliance import events
-from appliance.network import neighbour
+from appliance.network import late_addresses, neighbour
 from appliance.network.lan import FIRST_PAUSE_S, MAX_PAUSE_S, STANDS_S, LanServices
+from appliance.network.late_addresses import LOOK_S, LateAddresses
 from appliance.network.neighbour import Child
 
 MARK = "--conf-file=/of/this/test"
@@ -166,6 +167,48 @@ async def test_it_is_started_again_at_growing_intervals(
     with trio.CancelScope(shield=True):
         await wait_all_tasks_blocked()
     assert one.stopped == 1
+
+
+class Addresses:
+    """What the host has."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+        self.hosts = set(hosts)
+        monkeypatch.setattr(late_addresses, "is_there", lambda host: host in self.hosts)
+
+
+async def test_one_that_listens_on_what_is_there_is_started_anew_when_more_comes(
+    nursery: trio.Nursery, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "posthouse")
+    host, runner = Addresses(monkeypatch), FakeNeighbour()
+    one = LateAddresses(runner, ["192.0.2.1", "fd00::1"])
+    told: list[str] = []
+
+    async def write() -> None:
+        one.look()
+
+    service = LanServices(write, one, lambda: told.append(" ".join(one.here)), told.append)
+    await nursery.start(service.run)
+    await trio.sleep(5 * FIRST_PAUSE_S)
+    assert told == ["none of its addresses is there yet"] and runner.starts == []
+    host.hosts.add("192.0.2.1")
+    await trio.sleep(2 * LOOK_S)
+    assert told[1:] == ["192.0.2.1"] and len(runner.starts) == 1
+    host.hosts.add("fd00::1")
+    await trio.sleep(1.5 * LOOK_S)
+    assert told[2:] == ["192.0.2.1 fd00::1"] and len(runner.starts) == 2  # at once, and no fault is told
+    host.hosts.clear()  # a cable that is drawn: dropbear goes on listening
+    await trio.sleep(10 * LOOK_S)
+    assert len(runner.starts) == 2
+    runner.end()
+    await wait_all_tasks_blocked()
+    assert told[3:] == ["it ended"]
+
+
+def test_what_is_there_can_be_listened_on() -> None:
+    assert late_addresses.is_there("127.0.0.1")
+    assert not late_addresses.is_there("192.0.2.77") and not late_addresses.is_there("2001:db8::77")
 
 
 async def test_a_disk_that_is_full(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
