@@ -111,6 +111,14 @@ def test_the_administrators_password(console: Console) -> None:
     assert SHELL not in said and code == 0
 
 
+def test_failsafe_leaves_a_shell_where_posthouse_cannot_run(console: Console, tmp_path: Path) -> None:
+    (tmp_path / "bin/posthouse").write_text("#!/bin/sh\necho this version is broken\nexit 1\n")
+    said, code = end(console(LOCKED, failsafe=True))
+    assert SHELL in said and code == 0
+    said, code = end(console(LOCKED))
+    assert SHELL not in said
+
+
 @pytest.mark.parametrize("key", ["\x03", "\x04", "\x1c", "\x1a"], ids=["Ctrl-C", "Ctrl-D", "Ctrl-backslash", "Ctrl-Z"])
 def test_no_way_round_it(console: Console, key: str) -> None:
     child = console(LOCKED)
