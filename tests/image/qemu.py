@@ -122,6 +122,9 @@ class Machine:
                 self._said = self._monitor.makefile("rb")
                 self._said.readline()  # the greeting
                 self.command("qmp_capabilities")
+            except OSError as error:  # it was there, and went before it greeted
+                self.end()
+                raise AssertionError(f"QEMU ended: {log.read_text(errors='replace')}") from error
             except BaseException:
                 self.end()
                 raise
