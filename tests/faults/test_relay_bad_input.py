@@ -205,6 +205,8 @@ async def rough(tmp_path: Path, state: str, frames: int) -> None:
                 assert code is None or code in CODES - {"internal"}
                 await client.close()
                 client = None
+        if client is not None:
+            await client.close()
         list(h.server.directory.rows())
         for row in h.server.directory.rows():
             assert row["name"].isprintable() and 0 <= row["age"] < 2**41 and (row["back_in"] or 0) < 2**41
