@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import re
 import select
 import socket
 import ssl
@@ -444,7 +445,18 @@ def resident_mb(pid: int) -> float:
 def below(pid: int) -> list[int]:
     """A process and all those below it."""
     out = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            out += below(int(child))
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # one that has just ended
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in task.read_text().split():
+                out += below(int(child))
     return out
+
+
+def wait_forgotten(most: int) -> None:
+    """Until no more connections than these are in TIME_WAIT, a minute at worst: between a proxy and the sink there are some
+    28,000 ports, which a quick machine uses up within two seconds."""
+    end = time.monotonic() + PATIENCE_S + 60
+    while int(re.findall(r"\btw (\d+)", Path("/proc/net/sockstat").read_text())[0]) > most:
+        if time.monotonic() > end:
+            raise TimeoutError(f"more than {most} connections stay in TIME_WAIT: who else makes them here?")
+        time.sleep(1)
