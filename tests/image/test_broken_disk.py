@@ -42,7 +42,7 @@ def lose_a_folder(raw: Path, at: int) -> None:
         image.seek(at)
         data.write_bytes(image.read())
     # What fsck does at a start unless it is told to repair: it gives up.
-    asked = subprocess.run(["/sbin/e2fsck", "-p", data], capture_output=True, text=True)
+    asked = subprocess.run(["/sbin/e2fsck", "-p", data], capture_output=True, text=True, timeout=120)
     data.unlink()
     assert asked.returncode & 4 and "RUN fsck MANUALLY" in asked.stdout + asked.stderr
 

@@ -25,15 +25,17 @@ class Board:
         self.said, self.done = root / "said", root / "done"
         self.done.touch()
         (root / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
-        subprocess.run(["grub-editenv", self.grubenv, "create"], check=True)
+        subprocess.run(["grub-editenv", self.grubenv, "create"], check=True, timeout=60)
         self.set(ORDER="A B", A_OK="1", A_TRY="0", B_OK="1", B_TRY="0", machine_id="1")
 
     def set(self, **variables: str) -> None:
         words = [f"{name}={value}" for name, value in variables.items()]
-        subprocess.run(["grub-editenv", self.grubenv, "set", *words], check=True)
+        subprocess.run(["grub-editenv", self.grubenv, "set", *words], check=True, timeout=60)
 
     def listed(self) -> dict[str, str]:
-        done = subprocess.run(["grub-editenv", self.grubenv, "list"], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            ["grub-editenv", self.grubenv, "list"], check=True, capture_output=True, text=True, timeout=60
+        )
         return dict(line.split("=", 1) for line in done.stdout.splitlines())
 
     def _program(self, name: str, slot: str, state: str) -> Path:
@@ -54,7 +56,7 @@ class Board:
 
     def environment(self, *arguments: str, slot: str = "A") -> str:
         program = self._program("environment", slot, "active")
-        return subprocess.run([program, *arguments], check=True, capture_output=True, text=True).stdout
+        return subprocess.run([program, *arguments], check=True, capture_output=True, text=True, timeout=60).stdout
 
     def good(self, slot: str, state: str = "active") -> int:
         self._program("environment", slot, state)
@@ -111,6 +113,16 @@ def test_an_environment_that_is_none_any_more_is_made_anew(board: Board, left: b
     found = board.listed()
     assert (found["ORDER"], found["B_OK"], found["B_TRY"]) == ("B A", "1", "0") and found["machine_id"]
     assert board.grubenv.stat().st_size == BLOCK
+
+
+def test_one_that_cannot_be_read_now_is_not_taken_for_none(board: Board) -> None:
+    """What stands in it, a trial say, is not written over with nothing."""
+    board.grubenv.unlink()
+    board.grubenv.mkdir()  # root reads everything else
+    with pytest.raises(subprocess.CalledProcessError):
+        board.environment("set", "trial=B")
+    with pytest.raises(subprocess.CalledProcessError):
+        board.environment("list")
 
 
 def test_it_is_written_over_and_never_empty(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
